@@ -1,0 +1,1 @@
+"""Arrays, frames and files → a checked Table: columns, levels, sizes, units."""

@@ -1,0 +1,236 @@
+"""From what a user has (arrays, a frame, a CSV file) to a checked Table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ppl_gen.data import checks, columns
+from ppl_gen.data.levels import Distinct, distinct, encode, learn_levels
+from ppl_gen.data.moments import centre_and_spread, constant
+from ppl_gen.data.raw import Raw, as_frame, to_numbers
+from ppl_gen.data.schema import Level, Schema
+from ppl_gen.data.sizes import Claim, Sizes, declared_sizes, is_scalar, settle
+from ppl_gen.data.table import Table
+from ppl_gen.declare.declared import nearest
+from ppl_gen.declare.spec import Spec
+from ppl_gen.errors import DataError
+
+Need = Literal["observed", "all", "inputs", "any"]
+
+
+def read_table(data: Any, spec: Spec, *, schema: Schema | None = None, need: Need = "observed") -> Table:
+    """Read data for a declaration, check them in full and settle what the declaration left open.
+
+    Args:
+        data: a dictionary from node name to array, list, tensor, series or frame; one array (N, D), for a
+            model with one leaf and no Input; any eager DataFrame that narwhals reads; or the path of a CSV
+            file. Rows are units. Arrays (N, 28, 28) are flattened row by row.
+        spec: the declaration.
+        schema: at predict time, the schema of the training table: column names, widths and levels are held
+            against it. Default: none, the data are the training data and settle it.
+        need: what must be there. "observed": every leaf and Input. "all": every node that is observed in the
+            schema, and every Input. "inputs": the Inputs. "any": at least one of them.
+
+    Returns:
+        A Table; `arrays` has an entry for each node the data have. An array that already is C-contiguous
+        float64 is not copied, and never written.
+
+    Raises:
+        DataError: the data are wrong; the message names the column, the row and the count.
+        SpecError: sizes that are declared twice and differ.
+
+    Example:
+        >>> from ppl_gen.declare.nodes import Categorical, Normal
+        >>> from ppl_gen.declare.terms import By
+        >>> spec = Spec(model={"z": Categorical(2), "x": Normal(loc=By("z"))})
+        >>> table = read_table({"x": [[0.0, 1.0], [2.0, 1.5], [1.0, 0.5]]}, spec)
+        >>> table.schema.roles.observed, table.schema.dims
+        (('x',), {'z': 1, 'x': 2})
+        >>> read_table({"x": [[0.0, 1.0, 2.0]]}, spec, schema=table.schema)
+        Traceback (most recent call last):
+        ...
+        ppl_gen.errors.DataError: 'x' was fitted on 2 columns (x[0], x[1]) and the data give it 3
+
+    """
+    if need not in ("observed", "all", "inputs", "any"):
+        raise DataError(f"need is {need!r}; choose from observed, all, inputs, any")
+    if isinstance(data, str | os.PathLike):
+        path = Path(data)
+        frame, notes = _read_csv(path)
+        try:
+            chosen, unread = columns.from_frame(frame, spec, schema)
+            return _checked(chosen, notes + unread, spec, schema, need, frame.columns)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+    if isinstance(data, Mapping):
+        return _checked(*columns.from_mapping(data, spec, schema), spec, schema, need, list(data))
+    native = as_frame(data)
+    if isinstance(native, nw.DataFrame):
+        return _checked(*columns.from_frame(native, spec, schema), spec, schema, need, native.columns)
+    if data is None:
+        raise DataError("no data are given (None)")
+    return _checked(*columns.from_array(data, spec, schema), spec, schema, need, ())
+
+
+def _checked(
+    chosen: dict[str, Raw],
+    notes: list[str],
+    spec: Spec,
+    schema: Schema | None,
+    need: Need,
+    there: Sequence[Any],
+) -> Table:
+    _present(chosen, spec, schema, need, [str(name) for name in there])
+    n_rows = checks.equal_lengths({name: raw.n_rows for name, raw in chosen.items()})
+    table = _first_time(chosen, spec, n_rows) if schema is None else _again(chosen, spec, schema, n_rows)
+    return Table(table.schema, table.arrays, n_rows, (*notes, *table.warnings))
+
+
+def _first_time(chosen: dict[str, Raw], spec: Spec, n_rows: int) -> Table:
+    """Training data: sizes, levels, centre and spread are settled here."""
+    roles = spec.roles(present=tuple(chosen))
+    declared = declared_sizes(spec)
+    found = Sizes({}, {})
+    for name, raw in chosen.items():
+        _fits(name, raw, declared.dims.get(name))
+        found.dims[name] = Claim(len(raw.columns), "")
+    arrays: dict[str, NDArray[Any]] = {}
+    levels: dict[str, tuple[tuple[Level, ...] | None, ...]] = {}
+    notes: list[str] = []
+    for name, raw in chosen.items():
+        if spec.is_category(name):
+            own = [distinct(name, column, raw.column(j)) for j, column in enumerate(raw.columns)]
+            claim = declared.k.get(name)
+            per, k = learn_levels(own, None if claim is None else claim.size)
+            found.k[name] = Claim(k, "")
+            levels[name] = tuple(per)
+            arrays[name] = _codes(own, per, k, scalar=is_scalar(spec, name, len(own)))
+            notes += [f"{checks.where(d.column, name)} mixes numbers and text" for d in own if d.mixed]
+        else:
+            arrays[name] = _numbers(spec, name, raw)
+    dims, sizes = settle(spec, declared, found)
+    checks.enough_rows(roles, sizes, n_rows)
+    moments = {
+        name: centre_and_spread(array)
+        for name, array in arrays.items()
+        if name not in levels and spec.nodes[name].support != "boolean"
+    }
+    schema = Schema(
+        roles=roles,
+        dims=dims,
+        k=sizes,
+        columns={name: raw.columns for name, raw in chosen.items()},
+        levels=levels,
+        centre={name: own[0] for name, own in moments.items()},
+        spread={name: own[1] for name, own in moments.items()},
+    )
+    same = {name: np.atleast_1d(constant(arrays[name])) for name in roles.observed}
+    return Table(schema, arrays, n_rows, (*notes, *checks.constant_columns(spec, schema, same, n_rows)))
+
+
+def _again(chosen: dict[str, Raw], spec: Spec, schema: Schema, n_rows: int) -> Table:
+    """New data for a model that has been fitted: everything is held against its schema."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, raw in chosen.items():
+        known = schema.column_names(name)
+        if len(raw.columns) != len(known):
+            raise DataError(
+                f"{name!r} was fitted on {len(known)} column{'s' * (len(known) != 1)} "
+                f"({checks.listed(known)}) and the data give it {len(raw.columns)}"
+            )
+        if name in schema.k:
+            own = [distinct(name, column, raw.column(j)) for j, column in enumerate(raw.columns)]
+            per = list(schema.levels[name])
+            arrays[name] = _codes(own, per, schema.k[name], scalar=is_scalar(spec, name, len(own)))
+        else:
+            arrays[name] = _numbers(spec, name, raw)
+    return Table(schema, arrays, n_rows)
+
+
+def _codes(
+    own: list[Distinct], levels: Sequence[tuple[Level, ...] | None], k: int, *, scalar: bool
+) -> NDArray[np.int64]:
+    codes = [encode(column, per, k) for column, per in zip(own, levels, strict=True)]
+    return codes[0] if scalar else np.stack(codes, axis=1)  # (N,) or (N, dim)
+
+
+CHECKS: dict[str, Callable[[str, Sequence[str], NDArray[np.float64]], None]] = {
+    "boolean": checks.binary,
+    "count": checks.counts,
+}
+
+
+def _numbers(spec: Spec, name: str, raw: Raw) -> NDArray[np.float64]:
+    cells = to_numbers(name, raw)  # (N, width)
+    checks.finite(name, raw.columns, cells)
+    if check := CHECKS.get(spec.nodes[name].support):
+        check(name, raw.columns, cells)
+    return cells
+
+
+def _fits(name: str, raw: Raw, declared: Claim | None) -> None:
+    width = len(raw.columns)
+    if declared is not None and declared.size != width:
+        noun = "column" if width == 1 else "columns"
+        raise DataError(
+            f"{name!r} {declared.text} and the data give it {width} {noun}: {checks.listed(raw.columns)}"
+        )
+
+
+def _present(
+    chosen: Mapping[str, Raw], spec: Spec, schema: Schema | None, need: Need, there: Sequence[str]
+) -> None:
+    """What must be in the data is."""
+    leaves = (*spec.leaves, *spec.inputs)
+    needed = leaves
+    if schema is not None:
+        every = (*schema.roles.observed, *spec.inputs)
+        needed = {"observed": leaves, "all": every, "inputs": spec.inputs, "any": ()}[need]
+    lacking = [name for name in needed if name not in chosen]
+    if not lacking and chosen:
+        return
+    name = (*lacking, *leaves)[0]
+    known = schema.columns.get(name, (name,)) if schema is not None else (name,)
+    what = "Input" if name in spec.inputs else "leaf"
+    columns_of = "" if known == (name,) else f" (columns {checks.listed(known)})"
+    unlisted = (
+        " and columns: does not list it"
+        if schema is None and spec.columns and name not in spec.columns
+        else ""
+    )
+    raise DataError(
+        f"the data lack the {what} {name!r}{columns_of}{unlisted}; "
+        f"they have {checks.listed(there) or 'nothing'}"
+        f"{nearest(known[0], [t for t in there if t not in chosen])}"
+    )
+
+
+def _read_csv(path: Path) -> tuple[nw.DataFrame[Any], list[str]]:
+    """A CSV file as a frame; an unnamed first column that only counts the rows is dropped."""
+    if not path.is_file():
+        beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise DataError(f"{path}: no such file{nearest(path.name, beside)}")
+    if path.suffix in (".parquet", ".xlsx", ".feather", ".npy", ".npz"):
+        raise DataError(f"{path}: CSV files are read; load this one yourself and pass the frame or the array")
+    try:
+        frame = pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",", low_memory=False)
+    except pd.errors.EmptyDataError as error:
+        raise DataError(f"{path}: the file is empty") from error
+    except (pd.errors.ParserError, UnicodeError, OSError) as error:
+        raise DataError(f"{path}: not readable as CSV: {error}") from error
+    first = str(frame.columns[0])
+    if len(frame.columns) == 1 and (marks := [mark for mark in ";\t|" if mark in first]):
+        raise DataError(f"{path}: columns seem to be separated by {marks[0]!r}, where a CSV file has commas")
+    if first == "Unnamed: 0":
+        return nw.from_native(frame.iloc[:, 1:], eager_only=True), [
+            "the first column has no name (a row index, it seems) and is not read"
+        ]
+    return nw.from_native(frame, eager_only=True), []

@@ -1,0 +1,1 @@
+"""What a person writes: frozen, plain data; no torch, NumPy or Pyro."""

@@ -1,0 +1,130 @@
+"""EM and SVI as frozen values: what a person may choose about inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from ppl_gen.errors import FitError
+from ppl_gen.program.lowering import LOWERINGS
+
+INITS = ("k-means++", "random-rows", "random-responsibilities")
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adadelta": torch.optim.Adadelta,
+    "adagrad": torch.optim.Adagrad,
+    "adam": torch.optim.Adam,
+    "adamax": torch.optim.Adamax,
+    "adamw": torch.optim.AdamW,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "rmsprop": torch.optim.RMSprop,
+    "rprop": torch.optim.Rprop,
+    "sgd": torch.optim.SGD,
+}
+
+
+@dataclass(frozen=True)
+class EM:
+    """Expectation–maximisation (F5–F7) with enumerated discrete latents.
+
+    Args:
+        max_steps: steps of one restart at most.
+        tol: a restart has converged when a step raises the log-likelihood by no more than this, in nats per
+            row. Unlike a relative change it does not depend on the data's units.
+        restarts: starts run side by side, the best one kept. A given start is run once.
+        init: "k-means++", "random-rows" or "random-responsibilities"; parameters as
+            {"x": {"loc": …}, …} on their natural scale; or another Fit. Where every observed node is
+            categorical, hard starts get stuck and "k-means++" is taken as "random-responsibilities".
+        lowering: "eager", "traced" or "compiled"; "auto" traces.
+
+    Raises FitError for a value outside its range. Reference: Dempster, Laird & Rubin (1977).
+
+    Example:
+        >>> EM(restarts=3)
+        EM(max_steps=2000, tol=1e-08, restarts=3, init='k-means++', lowering='auto')
+    """
+
+    max_steps: int = 2000
+    tol: float = 1e-8
+    restarts: int = 10
+    init: Any = "k-means++"
+    lowering: str = "auto"
+
+    def __post_init__(self) -> None:
+        _whole("EM", "max_steps", self.max_steps, 1)
+        _whole("EM", "restarts", self.restarts, 1)
+        _positive("EM", "tol", self.tol, zero=True)
+        _choice("EM", "lowering", self.lowering, LOWERINGS)
+        if isinstance(self.init, str):
+            _choice("EM", "init", self.init, INITS)
+
+
+@dataclass(frozen=True)
+class SVI:
+    """Stochastic variational inference on `Trace_ELBO` (F8–F11); discrete latents are summed out exactly.
+
+    Args:
+        epochs: passes over the rows.
+        batch_size: rows of a minibatch; the last one of an epoch may be smaller.
+        learning_rate: of the optimiser.
+        particles: draws of z a row, C of F9.4.
+        optimizer: the name of one of torch's, or a function from an iterable of tensors to one, as
+            `lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)`; `learning_rate` goes to a named one.
+        lowering: "eager", "traced" or "compiled"; "auto" compiles runs long enough to repay it.
+
+    Raises FitError for a value outside its range. Reference: Kingma & Welling (2014).
+
+    Example:
+        >>> SVI(epochs=2).batch_size
+        256
+    """
+
+    epochs: int = 50
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    particles: int = 1
+    optimizer: Any = "adam"
+    lowering: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "particles"):
+            _whole("SVI", name, getattr(self, name), 1)
+        _positive("SVI", "learning_rate", self.learning_rate)
+        _choice("SVI", "lowering", self.lowering, LOWERINGS)
+        if isinstance(self.optimizer, str):
+            _choice("SVI", "optimizer", self.optimizer, tuple(OPTIMIZERS))
+        elif not callable(self.optimizer):
+            raise FitError(f"SVI: optimizer must be a name or a function, not {self.optimizer!r}")
+
+
+Algorithm = EM | SVI
+ALGORITHMS: dict[str, Callable[..., Algorithm]] = {"EM": EM, "SVI": SVI}
+
+
+def described(algorithm: Algorithm) -> dict[str, Any]:
+    """An algorithm as JSON: its name and options; what is no plain value is named by its type."""
+    options = {f.name: getattr(algorithm, f.name) for f in fields(algorithm)}
+    plain = {
+        key: value if isinstance(value, str | int | float) else f"<{type(value).__name__}>"
+        for key, value in options.items()
+    }
+    return {"name": type(algorithm).__name__, **plain}
+
+
+def _whole(owner: str, name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise FitError(f"{owner}: {name} must be a whole number from {least}, not {value!r}")
+
+
+def _positive(owner: str, name: str, value: Any, zero: bool = False) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (value > 0 or (zero and value == 0)) or value == float("inf"):
+        raise FitError(f"{owner}: {name} must be a positive number, not {value!r}")
+
+
+def _choice(owner: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise FitError(f"{owner}: {name} must be one of {', '.join(choices)}, not {value!r}")

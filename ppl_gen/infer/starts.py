@@ -1,0 +1,147 @@
+"""Where EM begins: responsibilities from k-means++, random rows or at random, or given parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_gen.data.table import Table
+from ppl_gen.errors import FitError
+from ppl_gen.infer.enumeration import State
+from ppl_gen.program.constraints import floored_log
+from ppl_gen.program.half import Draw, Slot
+from ppl_gen.program.layers import Constant, Table as TableLayer
+from ppl_gen.program.program import Program
+
+SEED_ROWS = 10_000  # k-means++ looks at this many rows at most
+SOFTNESS = 0.05  # share of a row spread over all classes, so that none starts at probability 0
+MOST_CLUSTERS = 256  # joint states of the latents above which rows are no longer clustered
+
+
+class Starts:
+    """Log-responsibilities over all latents at once, for every restart, block by block.
+
+    Args:
+        init: "k-means++", "random-rows" or "random-responsibilities".
+        restarts: R.
+        seed: of the draws.
+    """
+
+    def __init__(self, program: Program, table: Table, init: str, restarts: int, seed: int) -> None:
+        self.random = torch.Generator().manual_seed(seed)
+        draws = [program.generative.draws[name] for name in program.enumerated]
+        self.sizes = [math.prod(draw.sizes.levels) for draw in draws]
+        self.restarts = restarts
+        self.dtype = program.dtype
+        joint = math.prod(self.sizes)
+        self.labels: Tensor | None = None
+        if resolve_init(program, init) != "random-responsibilities" and 1 < joint <= MOST_CLUSTERS:
+            points = cluster_points(program, table)
+            self.labels = torch.stack(
+                [_nearest(points, self._centres(points, joint, init)) for _ in range(restarts)]
+            )
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """(R, …enumerated, rows): the i-th latent on axis −2−i."""
+        rows, shape = stop - start, [*self.sizes[::-1]]
+        if self.labels is None:
+            draws = torch.rand((self.restarts, *shape, rows), generator=self.random, dtype=torch.float64)
+            weights = -torch.log(draws)  # exponential: normalised, a flat Dirichlet for every row
+        else:
+            joint = math.prod(self.sizes)
+            chosen = self.labels[:, None, start:stop] == torch.arange(joint)[:, None]
+            weights = chosen.double() * (1 - SOFTNESS) + SOFTNESS / joint
+            weights = weights.reshape(self.restarts, *shape, rows)
+        classes = tuple(range(1, 1 + len(shape)))
+        return floored_log(weights / weights.sum(classes, keepdim=True)).to(self.dtype)
+
+    def _centres(self, points: Tensor, count: int, init: str) -> Tensor:
+        few = points[self._pick(len(points), SEED_ROWS)] if len(points) > SEED_ROWS else points
+        if init == "random-rows":
+            return few[self._pick(len(few), count)]
+        chosen = [int(torch.randint(len(few), (), generator=self.random))]
+        distance = ((few - few[chosen[0]]) ** 2).sum(1)
+        for _ in range(count - 1):
+            # Rows that coincide with the centres so far have no weight; if all do, any row will serve.
+            weights = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
+            chosen.append(int(torch.multinomial(weights, 1, generator=self.random)))
+            distance = torch.minimum(distance, ((few - few[chosen[-1]]) ** 2).sum(1))
+        return few[chosen]
+
+    def _pick(self, total: int, count: int) -> Tensor:
+        if count > total:
+            return torch.randint(total, (count,), generator=self.random)
+        return torch.randperm(total, generator=self.random)[:count]
+
+
+def resolve_init(program: Program, init: str) -> str:
+    """Random responsibilities where every observed node is categorical: hard starts get stuck there."""
+    observed = program.schema.roles.observed
+    categorical = all(program.spec.nodes[name].support in ("category", "boolean") for name in observed)
+    return "random-responsibilities" if init == "k-means++" and categorical else init
+
+
+def cluster_points(program: Program, table: Table) -> Tensor:
+    """The observed rows as points (N, ·): reals and counts in their own spread, categories one-hot."""
+    parts = []
+    for name in table.schema.roles.observed:
+        node, array = program.spec.nodes[name], table.arrays[name]
+        if node.support in ("real", "count"):
+            parts.append((array - table.schema.centre[name]) / np.asarray(table.schema.spread[name]))
+        elif node.support == "category":
+            cells = array.reshape(len(array), -1)
+            parts.append((cells[..., None] == np.arange(table.schema.k[name])).reshape(len(array), -1))
+        else:
+            parts.append(array)
+    return torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float64))
+
+
+def _nearest(points: Tensor, centres: Tensor) -> Tensor:
+    return ((centres**2).sum(1) - 2 * points @ centres.T).argmin(1)
+
+
+def given_state(program: Program, given: Mapping[str, Mapping[str, Any]]) -> State:
+    """A state from parameters on their natural scale, {"x": {"loc": …}}.
+
+    Raises FitError where a parameter is missing, unknown or of the wrong shape.
+    """
+    state = {path: value.clone() for path, value in program.state_dict().items()}
+    draws = program.generative.draws
+    unknown = sorted(set(given) - set(draws))
+    if unknown:
+        raise FitError(f"init has parameters of {', '.join(unknown)}; the model's nodes: {', '.join(draws)}")
+    for name, draw in draws.items():
+        for key, slot in draw.slots.items():
+            layer = program.generative.layers[slot.layer]
+            if isinstance(layer, Constant) and layer.n_free == 0:
+                continue
+            if key not in given.get(name, {}):
+                raise FitError(f"init lacks {name}.{key}; it needs every learned parameter")
+            if not isinstance(layer, Constant | TableLayer):
+                raise FitError(f"init cannot give {name}.{key} = {slot.term}: EM has no closed form for it")
+            path = f"generative.layers.{slot.layer}.table"
+            state[path] = _given_table(draw, key, slot, given[name][key], state[path])
+    return state
+
+
+def _given_table(draw: Draw, key: str, slot: Slot, value: Any, like: Tensor) -> Tensor:
+    natural = torch.as_tensor(np.asarray(value, dtype=np.float64))
+    place = f"init: {draw.name}.{key}"
+    try:
+        predictor = slot.constraint.predictor(slot.constraint.from_natural(natural)).to(like)
+    except (torch.linalg.LinAlgError, RuntimeError):
+        raise FitError(f"{place} is not a {slot.constraint.name} value") from None
+    if predictor.shape != like.shape:
+        raise FitError(f"{place} has shape {_times(natural.shape)}; its table holds {_times(like.shape)}")
+    if not torch.isfinite(predictor).all():
+        raise FitError(f"{place} holds values that are not {slot.constraint.name}")
+    return predictor
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape)) or "one number"

@@ -1,0 +1,66 @@
+"""How a run of inference ended, and Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from types import FrameType
+
+
+class Status(Enum):
+    """How a fit ended; the value is the message."""
+
+    CONVERGED = "converged: the log-likelihood rises by less than the tolerance"
+    MAX_STEPS = "stopped at max_steps before the tolerance was met; raise max_steps, or start from this fit"
+    EPOCHS_DONE = "all epochs done; whether the ELBO has levelled off is for its history to say"
+    INTERRUPTED = "interrupted; the parameters are those of the last finished step"
+    COLLAPSED = (
+        "every restart collapsed onto a singular component; the parameters are those of its last regular step. "
+        "Use fewer classes, a tied, diagonal or spherical covariance, or more rows"
+    )
+    DIVERGED = (
+        "the objective became non-finite; the parameters are those of the last finite step. "
+        "Lower the learning rate, or scale the columns"
+    )
+
+    @property
+    def usable(self) -> bool:
+        """Whether the parameters are an answer at all."""
+        return self not in (Status.COLLAPSED, Status.DIVERGED)
+
+
+class Interrupt:
+    """Becomes true when the user has asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __bool__(self) -> bool:
+        return self.asked
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Turn the first Ctrl-C into a request to finish the step at hand; the second one acts at once.
+
+    Outside the main thread, where signals cannot be caught, it does nothing.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def request(signum: int, frame: FrameType | None) -> None:
+        if interrupt.asked and callable(before):
+            before(signum, frame)
+        interrupt.asked = True
+
+    signal.signal(signal.SIGINT, request)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)

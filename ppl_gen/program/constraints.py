@@ -1,0 +1,110 @@
+"""The spaces parameters live in, and the coordinates the program keeps them in.
+
+A parameter has three forms. Its *predictor* u is unconstrained: what a network puts out, what is stored and
+optimised. Its *working* value is what a distribution wants (a covariance's Cholesky factor, the logits of a
+probability). Its *natural* value is what a person writes and reads. The maps are those of torch's
+`transform_to`: exp, sigmoid, softmax, and L with exp on its diagonal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ppl_gen.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """The maps of one kind of parameter: predictor ⇄ working ⇄ natural."""
+
+    name: str
+    working: Callable[[Tensor], Tensor]  # from the predictor
+    predictor: Callable[[Tensor], Tensor]  # from the working value
+    natural: Callable[[Tensor], Tensor]  # from the working value
+    from_natural: Callable[[Tensor], Tensor]  # to the working value
+
+
+def tril_indices(packed: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
+    """Rows and columns of a packed lower triangle, and the matrix' size."""
+    size = int(((8 * packed + 1) ** 0.5 - 1) / 2)
+    rows, columns = torch.tril_indices(size, size, device=device)
+    return rows, columns, size
+
+
+def unpack_tril(u: Tensor) -> Tensor:
+    """(…, D(D+1)/2) → (…, D, D), exp on the diagonal."""
+    rows, columns, size = tril_indices(u.shape[-1], u.device)
+    flat = torch.zeros((*u.shape[:-1], size * size), dtype=u.dtype, device=u.device)
+    full = flat.index_copy(-1, rows * size + columns, u).unflatten(-1, (size, size))
+    return full.tril(-1) + torch.diag_embed(full.diagonal(dim1=-2, dim2=-1).exp())
+
+
+def pack_tril(L: Tensor) -> Tensor:
+    """(…, D, D) → (…, D(D+1)/2), log of the diagonal."""
+    size = L.shape[-1]
+    rows, columns = torch.tril_indices(size, size, device=L.device)
+    logged = L.tril(-1) + torch.diag_embed(L.diagonal(dim1=-2, dim2=-1).log())
+    return logged.flatten(-2).index_select(-1, rows * size + columns)
+
+
+def logit(p: Tensor) -> Tensor:
+    """Log-odds, finite at 0 and 1."""
+    finfo = torch.finfo(p.dtype)
+    inside = p.clamp(min=finfo.tiny, max=1 - finfo.eps)
+    return inside.log() - torch.log1p(-inside)
+
+
+def floored_log(p: Tensor) -> Tensor:
+    """Log p, kept at the smallest normal number: never −∞."""
+    return p.clamp(min=max(torch.finfo(p.dtype).tiny, 1e-300)).log()
+
+
+def _identity(u: Tensor) -> Tensor:
+    return u
+
+
+def _inverse_softplus(y: Tensor) -> Tensor:
+    return y + torch.log(-torch.expm1(-y))
+
+
+_CONSTRAINTS = {
+    c.name: c
+    for c in (
+        Constraint("real", _identity, _identity, _identity, _identity),
+        Constraint("positive", torch.exp, floored_log, _identity, _identity),
+        Constraint("unit_interval", _identity, _identity, torch.sigmoid, logit),
+        Constraint("simplex", _identity, _identity, lambda u: F.softmax(u, -1), floored_log),
+        Constraint("lower_cholesky", unpack_tril, pack_tril, _identity, _identity),
+        Constraint("covariance", unpack_tril, pack_tril, lambda L: L @ L.mT, torch.linalg.cholesky),
+    )
+}
+_OVERRIDES = {
+    ("positive", "softplus"): Constraint("positive", F.softplus, _inverse_softplus, _identity, _identity),
+}
+_OWN = {"real": "identity", "positive": "exp", "unit_interval": "sigmoid", "simplex": "softmax"}
+
+
+def constraint(name: str, transform: str | None = None) -> Constraint:
+    """The constraint of that name, with its own transform or one put in its place.
+
+    >>> constraint("positive").working(torch.zeros(2))
+    tensor([1., 1.])
+
+    Raises SpecError where the transform does not lead into the constraint's space.
+    """
+    if transform is None or transform == _OWN.get(name):
+        return _CONSTRAINTS[name]
+    if (name, transform) not in _OVERRIDES:
+        fitting = [t for c, t in _OVERRIDES if c == name] + ([_OWN[name]] if name in _OWN else [])
+        raise SpecError(
+            f"transform={transform!r} does not give a {name} value; possible here: {', '.join(sorted(fitting))}",
+            word="transform",
+        )
+    return _OVERRIDES[name, transform]
+
+

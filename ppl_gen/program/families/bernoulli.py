@@ -1,0 +1,118 @@
+"""Yes-or-no cells, independent given the parents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.nn import functional as F
+
+from ppl_gen.program.constraints import logit
+from ppl_gen.program.families.base import (
+    Family,
+    LazyDistribution,
+    Site,
+    Sizes,
+    at_least_tiny,
+    is_outer,
+    outer_log_prob,
+)
+
+
+class BernoulliVector(LazyDistribution):
+    """Independent Bernoulli cells over the last axis, logits (*batch, D)."""
+
+    support = constraints.independent(constraints.boolean, 1)
+    has_enumerate_support = True
+    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """P(x = 1) over the whole batch."""
+        return torch.sigmoid(self.logits).expand(self._batch_shape + self._event_shape)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Zeros and ones."""
+        with torch.no_grad():
+            probs = torch.sigmoid(self.logits).expand(self._draw_shape(sample_shape))
+            return torch.bernoulli(probs)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """All 2^D values, (2^D, *batch, D)."""
+        return enumerated(binary_table(self._event_shape[-1], 2, self.logits), self._batch_shape, expand, 1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Σ_i x_i l_i − log(1 + e^{l_i}) (F9.6)."""
+        if self._validate_args:
+            self._validate_sample(value)
+        rows, own = value.shape[:-1], self.logits.shape[:-1]
+        if len(own) > 1 and is_outer(own, rows):
+            constant = -F.softplus(self.logits).sum(-1, keepdim=True)
+            natural = torch.cat([constant, self.logits], -1)
+            log_prob = outer_log_prob(natural, linear_features(value.reshape(-1, value.shape[-1])))
+        else:
+            log_prob = (value * self.logits - F.softplus(self.logits)).sum(-1)
+        return self._over_batch(log_prob, rows)
+
+
+def binary_table(width: int, k: int, like: Tensor) -> Tensor:
+    """Every vector of `width` levels out of k, the last cell turning fastest: (k^width, width)."""
+    grid = torch.arange(k**width, device=like.device)
+    digits = [(grid // k ** (width - 1 - cell)) % k for cell in range(width)]
+    return torch.stack(digits, -1)
+
+
+def enumerated(table: Tensor, batch: torch.Size, expand: bool, event_dim: int) -> Tensor:
+    """A support (M, *event) with the batch's axes between, of size 1 or expanded."""
+    event = table.shape[1:] if event_dim else torch.Size()
+    shaped = table.reshape((table.shape[0], *(1,) * len(batch), *event))
+    return shaped.expand((table.shape[0], *batch, *event)) if expand else shaped
+
+
+def linear_features(value: Tensor) -> Tensor:
+    """(N, D) → (1 + D, N): 1, x."""
+    columns = value.T
+    return torch.cat([torch.ones_like(columns[:1]), columns])
+
+
+def weighted_mean(statistics: Tensor, current: Tensor, site: Site, parameter: str) -> Tensor:
+    """Σ w x / Σ w of the features (1, x), over a parameter's own table; `current` where a class is empty."""
+    n, first = statistics[..., :1], statistics[..., 1:]
+    top, bottom = site.gather(first, parameter), site.gather(n.expand_as(first), parameter)
+    if parameter in site.shared:
+        top, bottom = top.sum(-1, keepdim=True), bottom.sum(-1, keepdim=True)
+    return torch.where(bottom > 0, top / at_least_tiny(bottom), current)
+
+
+class BernoulliFamily(Family):
+    """Bernoulli(dim, probs) or (…, logits)."""
+
+    def distribution(self, working: Mapping[str, Tensor], sizes: Sizes) -> BernoulliVector:
+        """Independent cells with these logits."""
+        (logits,) = working.values()
+        return BernoulliVector(logits.expand((*logits.shape[:-1], sizes.width)))
+
+    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
+        """1, x."""
+        return linear_features(value)
+
+    def maximise(
+        self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor  # noqa: ARG002
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The weighted share of ones."""
+        ((name, logits),) = current.items()
+        regular = torch.ones_like(statistics.sum(), dtype=torch.bool)
+        if name in site.fixed:
+            return {name: logits}, regular
+        return {name: logit(weighted_mean(statistics, torch.sigmoid(logits), site, name))}, regular
+
+    def support(self, sizes: Sizes) -> Tensor:
+        """All 2^D vectors."""
+        return binary_table(sizes.width, 2, torch.empty(0)).to(torch.get_default_dtype())

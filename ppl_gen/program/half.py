@@ -1,0 +1,184 @@
+"""One half of a program, generative model or guide: its layers, and the distribution of each node in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+
+from ppl_gen.data.schema import Schema
+from ppl_gen.declare.nodes import Input, Node
+from ppl_gen.declare.terms import MLP, By, Free, Linear, Name, Term
+from ppl_gen.errors import SpecError
+from ppl_gen.program.constraints import Constraint, constraint
+from ppl_gen.program.families import FAMILIES, Family, Sizes
+from ppl_gen.program.layers import MLPLayer, build
+from ppl_gen.program.scope import Parent, Scope, Target
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One parameter of one node: the layer that gives its predictor, and the constraint it goes through."""
+
+    layer: str
+    term: Term
+    constraint: Constraint
+    target: Target
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One random node: its family, settled sizes and parameters."""
+
+    name: str
+    node: Node
+    family: Family
+    sizes: Sizes
+    slots: dict[str, Slot]
+
+
+def settled_sizes(name: str, node: Node, schema: Schema) -> Sizes:
+    """A node's sizes, from the declaration or the data."""
+    width = schema.dims[name]
+    scalar = node.support == "category" and getattr(node, "dim", None) is None and width == 1
+    return Sizes(width, schema.k.get(name), scalar)
+
+
+def parent_of(name: str, node: Node, schema: Schema) -> Parent:
+    """How the value of a node enters tables and functions."""
+    known = name in schema.columns
+    centre, spread = schema.centre.get(name, ()), schema.spread.get(name, ())
+    if isinstance(node, Input):
+        levels = schema.k.get(name)
+        kind = "real" if levels is None else "category"
+        return Parent(kind, schema.dims[name], levels, levels is not None, known, centre, spread)
+    sizes = settled_sizes(name, node, schema)
+    return Parent(node.support, sizes.width, sizes.k, sizes.scalar, known, centre, spread)
+
+
+class Half(nn.Module):
+    """The declared entries of a model or a guide, compiled.
+
+    `layers` holds one module for each parameter ("x:loc") and each named term ("h:"): a name used twice is one
+    module (rule 7).
+    """
+
+    def __init__(self, entries: Mapping[str, Node | Term], known: Mapping[str, Parent], schema: Schema) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict()
+        self.terms = {name: entry for name, entry in entries.items() if isinstance(entry, Term)}
+        self.draws: dict[str, Draw] = {}
+        self._targets: dict[str, Target] = {}
+        self._scope = Scope(dict(known))
+        self._as_values = self._parents_of(entries.values())
+        for name, entry in entries.items():
+            if isinstance(entry, Input):
+                continue
+            try:
+                if isinstance(entry, Term):
+                    self._name_value(name, entry)
+                else:
+                    self._scope.parents.setdefault(name, parent_of(name, entry, schema))
+                    self.draws[name] = self._draw(name, entry, schema)
+            except SpecError as error:
+                error.node = error.node or name
+                raise
+
+    def distribution(self, name: str, values: dict[str, Tensor]) -> TorchDistribution:
+        """The Pyro distribution of a node given the values drawn so far."""
+        draw = self.draws[name]
+        return draw.family.distribution(self.working(name, values), draw.sizes)
+
+    def working(self, name: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A node's parameters as its distribution takes them, (*batch, *axes)."""
+        self._fill(values)
+        slots = self.draws[name].slots
+        return {
+            key: slot.constraint.working(self.layers[slot.layer](values)) for key, slot in slots.items()
+        }
+
+    def parent(self, name: str) -> Parent:
+        """How the value of a name enters tables and functions."""
+        return self._scope.parents[name]
+
+    def _fill(self, values: dict[str, Tensor]) -> None:
+        """Compute the named values whose parents are all there."""
+        for name in self._as_values:
+            if name in self.terms and name not in values:
+                if all(parent in values for parent in self.terms[name].parents()):
+                    layer = self.layers[f"{name}:"]
+                    values[name] = layer.hidden(values) if isinstance(layer, MLPLayer) else layer(values)
+
+    def _parents_of(self, entries: Iterable[Node | Term]) -> list[str]:
+        """The named terms that something takes as a value: as a parent, or within a sum."""
+        used: list[str] = []
+        for entry in entries:
+            terms = entry.terms().values() if isinstance(entry, Node) else [entry]
+            for term in terms:
+                if not isinstance(term, Name) or isinstance(entry, Term):
+                    used.extend(term.parents())
+        return [name for name in self.terms if name in used]
+
+    def _name_value(self, name: str, term: Term) -> None:
+        if name not in self._as_values:
+            return
+        if isinstance(term, MLP) and term.dim is None:
+            module: nn.Module = MLPLayer(term, None, self._scope)
+            width = term.hidden[-1]
+        else:
+            dim = getattr(term, "dim", None)
+            if dim is None:
+                raise SpecError(f"'{name}' is used as a value: write its width, {term} with dim=…", node=name)
+            width = dim
+            real = Target(name, (width,), constraint("real"))
+            module = build(_without_dim(term), real, self._scope)
+        self.layers[f"{name}:"] = module
+        self._scope.parents[name] = Parent("value", width)
+
+    def _draw(self, name: str, node: Node, schema: Schema) -> Draw:
+        family, sizes = FAMILIES[node.family], settled_sizes(name, node, schema)
+        slots = {key: self._slot(name, node, key, term, family, sizes) for key, term in node.terms().items()}
+        return Draw(name, node, family, sizes, slots)
+
+    def _slot(self, name: str, node: Node, key: str, term: Term, family: Family, sizes: Sizes) -> Slot:
+        shared = isinstance(term, Name) and term.name in self.terms
+        if shared:
+            layer, term = f"{term.name}:{key}", self.terms[term.name]  # type: ignore[attr-defined]
+        else:
+            layer = f"{name}:{key}"
+        target = Target(
+            f"{name}.{key}",
+            family.axes(key, sizes),
+            constraint(node.constraints[key], getattr(term, "transform", None)),
+            reference=isinstance(term, Linear) and node.support == "category",
+            shareable=node.constraints[key] not in ("covariance", "lower_cholesky") and not sizes.scalar,
+        )
+        if layer not in self.layers:
+            self.layers[layer] = build(term, target, self._scope)
+            self._targets[layer] = target
+        first = self._targets[layer]
+        if (first.axes, first.constraint.name) != (target.axes, target.constraint.name):
+            raise SpecError(
+                f"{target.name} and {first.name} share one named term but differ in shape or constraint: "
+                f"{target.axes} {target.constraint.name}, {first.axes} {first.constraint.name}"
+            )
+        return Slot(layer, term, target.constraint, target)
+
+
+def _without_dim(term: Any) -> Term:
+    return replace(term, dim=None) if isinstance(term, Free | By | Linear | MLP) else term
+
+
+def start_latents(half: Half, latents: Iterable[str]) -> None:
+    """Tables of continuous latents start at loc ~ N(0, 1), so that classes differ (rule 23)."""
+    for name in latents:
+        slot = half.draws[name].slots.get("loc") if name in half.draws else None
+        if slot is not None and isinstance(slot.term, By):
+            table = half.layers[slot.layer].table
+            with torch.no_grad():
+                table.copy_(torch.randn_like(table))
+

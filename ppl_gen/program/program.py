@@ -1,0 +1,211 @@
+"""Program: a declaration compiled to an ordinary Pyro model and guide over an `nn.Module`'s parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ppl_gen.data.reading import read_table
+from ppl_gen.data.schema import Schema
+from ppl_gen.declare.files import read_spec
+from ppl_gen.declare.guide import derive_guide
+from ppl_gen.declare.nodes import Node
+from ppl_gen.declare.spec import Spec
+from ppl_gen.declare.terms import Term
+from ppl_gen.errors import FitError
+from ppl_gen.program.accounting import count_free, natural_parameters
+from ppl_gen.program.half import Half, parent_of, start_latents
+
+PLATE = "units"
+
+
+class Program(nn.Module):
+    """The compiled pair. Parameters are this module's own; nothing here touches Pyro's parameter store.
+
+    Args:
+        spec: the declaration.
+        schema: roles, sizes, columns and levels, as `read_table` settles them.
+        seed: of the starting values.
+
+    `model(data, n=None, size=None)` and `guide(…)` take `data`, a mapping from names to tensors of N rows:
+    (N, dim) for real, count and 0/1 nodes, (N,) integers for a scalar Categorical. What `data` lacks is drawn.
+
+    Example:
+        >>> from ppl_gen import By, Categorical, Normal, Spec
+        >>> spec = Spec(model=dict(z=Categorical(2), x=Normal(1, loc=By("z"), scale=1)))
+        >>> program = compile_spec(spec, {"x": [[0.0], [1.0], [3.0]]})
+        >>> program.model({}, n=4)["x"].shape
+        torch.Size([4, 1])
+    """
+
+    def __init__(self, spec: Spec, schema: Schema, *, seed: int = 0) -> None:
+        super().__init__()
+        self.spec, self.schema = spec, schema
+        roles = schema.roles
+        self.guide_spec: dict[str, Node | Term] = dict(
+            spec.guide if spec.guide is not None else derive_guide(spec, roles)
+        )
+        inputs = {name: parent_of(name, spec.nodes[name], schema) for name in roles.inputs}
+        observed = {name: parent_of(name, spec.nodes[name], schema) for name in roles.observed}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.generative = Half(spec.model, inputs, schema)
+            needed = {name: entry for name, entry in self.guide_spec.items() if name not in roles.observed}
+            self.recognition = Half(needed, inputs | observed, schema)
+            start_latents(self.generative, roles.latent)
+
+    @property
+    def enumerated(self) -> tuple[str, ...]:
+        """The discrete latents that are summed out in the model, in model order."""
+        return tuple(
+            name
+            for name in self.schema.roles.latent
+            if self.spec.nodes[name].discrete and name not in self.recognition.draws
+        )
+
+    @property
+    def continuous(self) -> tuple[str, ...]:
+        """The continuous latents, in model order."""
+        return tuple(name for name in self.schema.roles.latent if not self.spec.nodes[name].discrete)
+
+    def model(
+        self, data: Mapping[str, Tensor] | None = None, n: int | None = None, size: int | None = None
+    ) -> dict[str, Tensor]:
+        """p(x, z): one plate over units, one `pyro.sample` a node, in the declared order.
+
+        Args:
+            data: what is given; a node it lacks is drawn, a discrete one marked for parallel enumeration.
+            n: rows, where `data` does not say.
+            size: rows of the whole data when `data` is a minibatch: log-probabilities count size/n times.
+        """
+        given = dict(data or {})
+        values = {name: given[name] for name in self.schema.roles.inputs if name in given}
+        with self._plate(given, n, size):
+            for name, draw in self.generative.draws.items():
+                distribution = self.generative.distribution(name, values)
+                observed = given.get(name)
+                infer = {"enumerate": "parallel"} if draw.node.discrete and observed is None else {}
+                values[name] = pyro.sample(name, distribution, obs=observed, infer=infer)
+        return values
+
+    def guide(
+        self, data: Mapping[str, Tensor] | None = None, n: int | None = None, size: int | None = None
+    ) -> dict[str, Tensor]:
+        """q(z | x), of the latents that `data` lacks; see `model` for the arguments."""
+        given = dict(data or {})
+        values = dict(given)
+        with self._plate(given, n, size):
+            for name, draw in self.recognition.draws.items():
+                if name in given:
+                    continue
+                distribution = self.recognition.distribution(name, values)
+                infer = {"enumerate": "parallel"} if draw.node.discrete else {}
+                values[name] = pyro.sample(name, distribution, infer=infer)
+        return {name: values[name] for name in self.recognition.draws}
+
+    def forward(self, half: str, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """`model` or `guide` by name, for `torch.func.functional_call`."""
+        return self.model(*args, **kwargs) if half == "model" else self.guide(*args, **kwargs)
+
+    def pyro_pair(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """The pair for plain `pyro.infer.SVI`, which optimises what is in Pyro's parameter store.
+
+        Both callables register this module's parameters there on each call, under "ppl_gen". Without that,
+        `SVI` gives finite losses and moves nothing.
+
+        Example:
+            >>> import pyro
+            >>> from pyro.infer import SVI, Trace_ELBO
+            >>> program = compile_spec("vae_diagonal", {"x": torch.randn(20, 3).numpy()})
+            >>> model, guide = program.pyro_pair()
+            >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+            >>> loss = svi.step({"x": torch.randn(20, 3)})
+            >>> pyro.clear_param_store()
+        """
+
+        def registered(half: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                pyro.module("ppl_gen", self)
+                return half(*args, **kwargs)
+
+            return call
+
+        return registered(self.model), registered(self.guide)
+
+    def natural(self) -> dict[str, dict[str, Any]]:
+        """The model's parameters on their natural scale, as NumPy arrays: {"x": {"loc": (K, D), …}, …}."""
+        return natural_parameters(self.generative)
+
+    @property
+    def n_parameters(self) -> int:
+        """How many identified numbers the model has (rule 12); a guide's are not counted."""
+        return count_free(self.generative, self.schema)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return next(iter(self.state_dict().values())).dtype
+
+    def tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        """A table's arrays as tensors of this program's dtype and device; categories as integers."""
+        device = next(iter(self.state_dict().values())).device
+        return {name: self._tensor(array).to(device) for name, array in arrays.items()}
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        # torch warns of arrays it must not write; nothing here writes.
+        tensor = torch.from_numpy(array if array.flags.writeable else np.array(array))
+        return tensor if tensor.dtype == torch.int64 else tensor.to(self.dtype)
+
+    def _plate(self, given: Mapping[str, Tensor], n: int | None, size: int | None) -> Any:
+        rows = {name: value.shape[0] for name, value in given.items()}
+        if n is None and not rows:
+            raise FitError("how many rows to draw? give n=, or data")
+        if len({*rows.values(), *([] if n is None else [n])}) > 1:
+            raise FitError(f"the data have different numbers of rows: {rows}" + (f"; n={n}" if n else ""))
+        count = n if n is not None else next(iter(rows.values()))
+        if size is None or size == count:
+            return pyro.plate(PLATE, count, dim=-1)
+        return pyro.plate(PLATE, size, subsample=torch.arange(count), dim=-1)
+
+
+def compile_spec(
+    spec: Spec | str | Path,
+    data: Any,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Program:
+    """Compile a declaration for some data.
+
+    Args:
+        spec: a Spec, a path, or the name of a shipped model.
+        data: anything `fit` takes, or a Schema; settles roles, sizes and levels, and is not kept.
+        seed: of the starting values.
+        dtype: of the parameters; default float64 where no term is a network, else float32.
+        device: default the CPU.
+
+    Raises:
+        SpecError: the declaration is wrong, or cannot be compiled.
+        DataError: the data do not fit it.
+
+    Example:
+        >>> compile_spec("gaussian_mixture", {"x": [[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]]}).n_parameters
+        17
+    """
+    declared = spec if isinstance(spec, Spec) else read_spec(spec)
+    schema = data if isinstance(data, Schema) else read_table(data, declared).schema
+    program = Program(declared, schema, seed=seed)
+    return program.to(dtype=dtype or default_dtype(program), device=device)
+
+
+def default_dtype(program: Program) -> torch.dtype:
+    """float64, but float32 where a continuous latent means networks and SVI."""
+    return torch.float32 if program.continuous else torch.float64
