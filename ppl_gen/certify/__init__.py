@@ -1,0 +1,1 @@
+"""Certificates: a program and its parameters held against the reference's formulas."""

@@ -205,11 +205,9 @@ class _Reader:
             offset = self.keys[section].start
         if section in self.entries and node in self.entries[section]:
             key, tree = self.entries[section][node]
-            end = tree.end if isinstance(tree, Scalar) else len(self.source.text)
-            found = (
-                re.compile(rf"(?<!\w){re.escape(word)}(?!\w)").search(self.source.text, tree.start, end)
-                if word
-                else None
-            )
+            found = None
+            if word and isinstance(tree, Scalar | Listing):
+                whole_word = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)")
+                found = whole_word.search(self.source.text, tree.start, tree.end)
             offset = found.start() if found else key.start if word == node else tree.start
         self.source.fail(str(error), offset, section=section, node=node, word=word)

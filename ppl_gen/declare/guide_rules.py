@@ -54,13 +54,13 @@ def _check_guide_node(spec: Spec, name: str, node: Node) -> None:
         raise SpecError(
             f"the guide names {name!r}, which the model does not declare{hint} its latents: "
             f"{', '.join(latents) or 'none'}",
-            **_at(name),
+            **_at(name, name),
         )
     if name in spec.inputs or isinstance(node, Input) or name in spec.leaves:
         what = "an Input" if name in spec.inputs else "a leaf of the model, observed"
         if isinstance(node, Input) and name not in spec.inputs:
             what = "an Input here, which nobody samples"
-        raise SpecError(f"{name!r} is {what}; a guide samples latents", **_at(name))
+        raise SpecError(f"{name!r} is {what}; a guide samples latents", **_at(name, name))
     model = nodes[name]
     if model.support != node.support:
         raise SpecError(

@@ -221,7 +221,9 @@ def _columns(columns: object, nodes: Mapping[str, Node]) -> dict[str, tuple[str,
         if name not in nodes:
             hint = nearest(str(name), nodes) or ";"
             raise SpecError(
-                f"columns name {name!r}, which is no node{hint} nodes: {', '.join(nodes)}", **place
+                f"columns name {name!r}, which is no node{hint} nodes: {', '.join(nodes)}",
+                word=str(name),
+                **place,
             )
         listed = (given,) if isinstance(given, str) else given
         if not isinstance(listed, list | tuple) or not listed or not all(isinstance(c, str) for c in listed):

@@ -41,10 +41,11 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Listing:
-    """A list, and where it begins."""
+    """A list, and where it begins and ends."""
 
     items: tuple[Tree, ...]
     start: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class _Composer:
         items = []
         while not isinstance(event := next(self.events), SequenceEndEvent):
             items.append(self.tree(event, depth + 1))
-        return Listing(tuple(items), start)
+        return Listing(tuple(items), start, event.end_mark.index)
 
     def mapping(self, start: int, depth: int, *, braces: bool) -> Mapping:
         pairs: dict[str, tuple[Scalar, Tree]] = {}

@@ -45,6 +45,7 @@ class EM:
     Example:
         >>> EM(restarts=3)
         EM(max_steps=2000, tol=1e-08, restarts=3, init='k-means++', lowering='auto')
+
     """
 
     max_steps: int = 2000
@@ -80,6 +81,7 @@ class SVI:
     Example:
         >>> SVI(epochs=2).batch_size
         256
+
     """
 
     epochs: int = 50

@@ -40,6 +40,7 @@ class TraceableELBO(Trace_ELBO):
         >>> program = compile_spec("vae", {"x": rows["x"].numpy()})
         >>> TraceableELBO().per_row(program.model, program.guide, rows).shape
         torch.Size([5])
+
     """
 
     def __init__(self, num_particles: int = 1) -> None:
@@ -56,7 +57,7 @@ class TraceableELBO(Trace_ELBO):
         return bound.reshape(self.num_particles, -1).mean(0)
 
     def log_weights(self, model: Half, guide: Half, *args: Any, **kwargs: Any) -> Tensor:
-        """log p(x_d, z_s) − log q(z_s | x_d) of each draw, discrete latents summed out: (S, N)."""
+        """Log p(x_d, z_s) − log q(z_s | x_d) of each draw, discrete latents summed out: (S, N)."""
         log_p, log_q, weights, axes = self._terms(model, guide, args, kwargs)
         ratio = log_p - (log_q - weights)
         if axes:
@@ -75,11 +76,13 @@ class TraceableELBO(Trace_ELBO):
     def _terms(
         self, model: Half, guide: Half, args: Any, kwargs: Any
     ) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...]]:
-        """log p summed over the model's own discrete sites, log q, its discrete part, and that part's axes."""
+        """Log p summed over the model's own discrete sites, log q, its discrete part, and that part's axes."""
         if self.num_particles > 1:
             model, guide = self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
         first = -1 - self.max_plate_nesting
-        guide_trace = poutine.trace(EnumMessenger(first_available_dim=first)(guide)).get_trace(*args, **kwargs)
+        guide_trace = poutine.trace(EnumMessenger(first_available_dim=first)(guide)).get_trace(
+            *args, **kwargs
+        )
         replayed = EnumMessenger()(poutine.replay(model, trace=guide_trace))
         model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
         p, p_axes = _log_probs(model_trace)

@@ -18,7 +18,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_gen.program.families import Site
+from ppl_gen.program.families import Site, in_standard_units
 from ppl_gen.program.half import Draw
 from ppl_gen.program.layers import Constant, Table
 from ppl_gen.program.program import Program
@@ -54,9 +54,19 @@ def sum_out(factors: Sequence[Tensor], axes: Sequence[int]) -> Tensor:
         joined = holding(axis)
         if joined:
             kept = [f for f in factors if all(f is not j for j in joined)]
-            factors = [*kept, reduce(add, joined).logsumexp(axis, keepdim=True)]
+            factors = [*kept, log_sum_exp(reduce(add, joined), axis)]
         left.remove(axis)
     return reduce(add, factors)
+
+
+def log_sum_exp(x: Tensor, axis: int) -> Tensor:
+    """Log Σ exp x along an axis, kept with size 1.
+
+    Written out so that its gradient, the posterior, is made of the exponentials already computed: torch's own
+    takes them a second time, and they are the dearest part of an E-step.
+    """
+    top = x.detach().amax(axis, keepdim=True)
+    return (x - top).exp().sum(axis, keepdim=True).log() + top
 
 
 def latent_axes(program: Program) -> dict[str, int]:
@@ -71,12 +81,18 @@ def log_marginal(program: Program, state: State, rows: Rows) -> Tensor:
 
 
 def posterior_marginals(
-    program: Program, state: State, rows: Rows, start: Tensor | None = None
+    program: Program,
+    state: State,
+    rows: Rows,
+    *,
+    weights: Tensor | None = None,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """log p(x_d) and, for each site, the posterior probability of each entry of its log-probability tensor.
+    """Log p(x_d), and for each site the posterior probability of each entry of its log-probability tensor.
 
-    With `start`, the logarithm of responsibilities over all latents at once (…enumerated, N), those take the
-    place of the posterior: how a fit begins.
+    With `weights` (N,), a row's posterior counts that many times. With `start`, the logarithm of
+    responsibilities over all latents at once (…enumerated, N), those take the place of the posterior: how a fit
+    begins.
     """
     log_probs = site_log_probs(program, state, rows)
     axes = list(latent_axes(program).values())
@@ -86,22 +102,33 @@ def posterior_marginals(
     def total(log_probs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         factors = list(log_probs.values()) + ([] if start is None else [start])
         rows_log_marginal = sum_out(factors, axes).reshape(-1)
-        return rows_log_marginal.sum(), rows_log_marginal
+        weighted = rows_log_marginal if weights is None else rows_log_marginal * weights
+        return weighted.sum(), rows_log_marginal
 
     marginals, rows_log_marginal = torch.func.grad(total, has_aux=True)(log_probs)
     return rows_log_marginal, marginals
 
 
-def expectation_step(program: Program) -> Step:
-    """The E-step on one block: (state, rows, start=None) → Σ_d log p(x_d), expected statistics by site."""
+def expectation_step(program: Program, only: Sequence[str] | None = None) -> Step:
+    """The E-step on one block: (state, rows, weights, start=None) → Σ_d w_d log p(x_d), statistics by site.
 
-    def step(state: State, rows: Rows, start: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        rows_log_marginal, marginals = posterior_marginals(program, state, rows, start)
+    Sums of squares cancel far from 0: state and rows are to be in standard units (`Standard`).
+    `only` names the sites whose expected statistics are wanted; all of them by default.
+    """
+    draws = program.generative.draws
+    wanted = [draws[name] for name in (draws if only is None else only)]
+
+    def step(
+        state: State, rows: Rows, weights: Tensor, start: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with in_standard_units():
+            rows_log_marginal, marginals = posterior_marginals(
+                program, state, rows, weights=weights, start=start
+            )
         statistics = {
-            name: site_statistics(program, draw, marginals[name], rows)
-            for name, draw in program.generative.draws.items()
+            draw.name: site_statistics(program, draw, marginals[draw.name], rows) for draw in wanted
         }
-        return rows_log_marginal.sum(), statistics
+        return (rows_log_marginal * weights).sum(), statistics
 
     return step
 
@@ -166,20 +193,21 @@ def _indicators(program: Program, name: str, rows: Rows, weights: Tensor, positi
     return indicators.reshape((levels.shape[0],) + (1,) * (weights.ndim - 1 - position) + (-1,))
 
 
-def maximisation_step(program: Program) -> Step:
+def maximisation_step(program: Program, only: Sequence[str] | None = None) -> Step:
     """The M-step (F7.3): (state, statistics, bounds) → the new state, and whether it is regular.
 
     `bounds[name]` holds the variance floor and jitter of an observed node, each (D,).
     """
     draws = program.generative.draws
+    wanted = [draws[name] for name in (draws if only is None else only)]
 
     def step(
         state: State, statistics: dict[str, Tensor], bounds: dict[str, tuple[Tensor, Tensor]]
     ) -> tuple[State, Tensor]:
         new, regular = dict(state), []
-        for name, draw in draws.items():
+        for draw in wanted:
             current, site = site_of(program, draw, state)
-            working, sound = draw.family.maximise(statistics[name], current, site, *bounds[name])
+            working, sound = draw.family.maximise(statistics[draw.name], current, site, *bounds[draw.name])
             regular.append(sound)
             for key, slot in draw.slots.items():
                 if key not in site.fixed:

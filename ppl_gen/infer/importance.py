@@ -19,7 +19,7 @@ CELLS = 2_000_000  # rows × draws held at a time
 def importance_log_likelihood(
     program: Program, state: State, rows: Mapping[str, Tensor], *, draws: int = 100, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """log (1/S) Σ_s p(x_d, z_s)/q(z_s | x_d) of each row, and its standard error: (N,), (N,).
+    """Log (1/S) Σ_s p(x_d, z_s)/q(z_s | x_d) of each row, and its standard error: (N,), (N,).
 
     A lower bound on log p(x_d) in the mean (E3), tighter with every draw. The standard error is that of the
     mean weight, carried through the logarithm (delta method). Reference: Burda, Grosse & Salakhutdinov (2016).

@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from ppl_gen.data.table import Table
-from ppl_gen.infer.enumeration import State, latent_axes, posterior_marginals
+from ppl_gen.infer.enumeration import State, expectation_step
 from ppl_gen.program.half import Half
-from ppl_gen.program.layers import Constant, LinearLayer, MLPLayer, SumLayer, Table as TableLayer
+from ppl_gen.program.layers import Constant, LinearLayer, MLPLayer, SumLayer
+from ppl_gen.program.layers import Table as TableLayer
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
 
 CHUNK = 16_384
 
 
-def by_decreasing_weight(program: Program, state: State, table: Table) -> tuple[State, tuple[float, ...]]:
+def by_decreasing_weight(
+    program: Program, state: State, statistics: Mapping[str, Tensor]
+) -> tuple[State, tuple[float, ...]]:
     """Permute each latent's categories; returns the state and the first latent's shares, largest first.
 
-    A latent keeps its order where the declaration tells its categories apart: written probabilities, an
-    ordered table, a function that takes it one-hot, or several cells at once.
+    `statistics` are the latents' expected statistics: how often each category is expected, given its parents. A
+    latent keeps its order where the declaration tells its categories apart: written probabilities, an ordered
+    table, a function that takes it one-hot, or several cells at once.
     """
-    shares = class_shares(program, state, table)
-    for name, share in shares.items():
-        if not _exchangeable(program.generative, name) or not share.isfinite().all():
+    shares: dict[str, Tensor] = {}
+    for name, counts in statistics.items():
+        if program.generative.draws[name].sizes.k is None:
             continue
-        order = share.argsort(descending=True, stable=True)
-        state = _permuted(program.generative, state, name, order)
-        shares[name] = share[order]
-    first = next(iter(shares.values()), torch.ones(1))
-    return state, tuple(first.tolist())
+        totals = counts.reshape(-1, counts.shape[-1]).sum(0).cpu()
+        shares[name] = totals / totals.sum()
+        if _exchangeable(program.generative, name) and shares[name].isfinite().all():
+            order = totals.argsort(descending=True, stable=True)
+            state, shares[name] = _permuted(program.generative, state, name, order), shares[name][order]
+    return state, tuple(next(iter(shares.values()), torch.ones(1)).tolist())
 
 
-def class_shares(program: Program, state: State, table: Table) -> dict[str, Tensor]:
-    """The mean posterior probability of every category of every enumerated latent."""
+def latent_statistics(program: Program, state: State, table: Table) -> dict[str, Tensor]:
+    """The expected statistics of the enumerated latents over all rows."""
     tensors = program.tensors(table.arrays)
-    totals = {name: torch.zeros(()) for name in program.enumerated}
-    axes = latent_axes(program)
+    step = expectation_step(program, program.enumerated)
+    totals: dict[str, Tensor] = {}
     with pyro_scope(), torch.no_grad():
         for start in range(0, table.n_units, CHUNK):
             rows = {name: tensor[start : start + CHUNK] for name, tensor in tensors.items()}
-            _, marginals = posterior_marginals(program, state, rows)
-            for name, axis in axes.items():
-                own = marginals[name].movedim(axis, 0)
-                totals[name] = totals[name] + own.reshape(own.shape[0], -1).sum(1).cpu()
-    return {name: total / table.n_units for name, total in totals.items()}
+            ones = torch.ones(len(next(iter(rows.values()))), dtype=program.dtype, device=program.device)
+            _, statistics = step(state, rows, ones)
+            totals = {name: totals.get(name, 0) + value for name, value in statistics.items()}
+    return totals
 
 
 def _exchangeable(half: Half, name: str) -> bool:

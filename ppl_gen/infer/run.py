@@ -30,6 +30,7 @@ class Run:
         restarts: starts that were run; `collapsed` of them became singular.
         lowering: what executed the steps in the end.
         notes: what a reader of the fit should know, each a sentence.
+
     """
 
     state: State

@@ -7,6 +7,7 @@ scales, so EM runs on standardised columns and the parameters are carried back.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -23,15 +24,19 @@ VARIANCE_FLOOR = 1e-8  # of a standardised column: below, Σx²/n − mean² has
 class Standard:
     """Shift and unit of each observed real node's columns, (D,) each.
 
-    A location or scale shared by all dimensions forbids units of their own: then the columns share one.
+    A location or scale shared by all dimensions forbids units of their own: then the columns share one. `only`
+    leaves all other nodes as they are.
     """
 
-    def __init__(self, program: Program, table: Table, state: State) -> None:
+    def __init__(
+        self, program: Program, table: Table, state: State, only: Sequence[str] | None = None
+    ) -> None:
         self.program = program
         self.shift: dict[str, Tensor] = {}
         self.unit: dict[str, Tensor] = {}
         for name, draw in program.generative.draws.items():
-            if draw.node.support != "real" or name not in table.arrays:
+            skipped = only is not None and name not in only
+            if skipped or draw.node.support != "real" or name not in table.arrays:
                 continue
             centre, spread = (np.asarray(m[name]) for m in (table.schema.centre, table.schema.spread))
             _, site = site_of(program, draw, state)
@@ -41,13 +46,14 @@ class Standard:
                 spread = np.full_like(spread, math.sqrt((spread**2).mean()))
             self.shift[name], self.unit[name] = torch.tensor(centre), torch.tensor(spread)
 
-    def columns(self, table: Table) -> dict[str, Tensor]:
-        """The rows in standard units, each node's stored column by column (D×N) and seen as (N, D)."""
+    def block(self, table: Table, start: int, stop: int) -> dict[str, Tensor]:
+        """Rows start..stop in standard units, stored column by column (D×N) and seen as (N, D)."""
         stored = {}
         for name, array in table.arrays.items():
+            rows = array[start:stop]
             if name in self.shift:
-                array = (array - self.shift[name].numpy()) / self.unit[name].numpy()
-            stored[name] = self.program.tensors({name: np.ascontiguousarray(array.T)})[name].T
+                rows = (rows - self.shift[name].numpy()) / self.unit[name].numpy()
+            stored[name] = self.program.tensors({name: np.array(rows.T, order="C")})[name].T
         return stored
 
     def enter(self, state: State) -> State:

@@ -15,7 +15,8 @@ from ppl_gen.errors import FitError
 from ppl_gen.infer.enumeration import State
 from ppl_gen.program.constraints import floored_log
 from ppl_gen.program.half import Draw, Slot
-from ppl_gen.program.layers import Constant, Table as TableLayer
+from ppl_gen.program.layers import Constant
+from ppl_gen.program.layers import Table as TableLayer
 from ppl_gen.program.program import Program
 
 SEED_ROWS = 10_000  # k-means++ looks at this many rows at most
@@ -30,6 +31,7 @@ class Starts:
         init: "k-means++", "random-rows" or "random-responsibilities".
         restarts: R.
         seed: of the draws.
+
     """
 
     def __init__(self, program: Program, table: Table, init: str, restarts: int, seed: int) -> None:

@@ -59,13 +59,13 @@ def _free(layer: nn.Module, slot: Slot, draw: Draw, half: Half, schema: Schema) 
     if isinstance(layer, Constant):
         return layer.n_free
     if isinstance(layer, Table):
-        rows = math.prod(layer.lookup.levels)
-        if layer.contrast:
-            return layer.table.numel() - layer.table.numel() // max(rows, 1)
+        rows = math.prod(layer.lookup.levels) - layer.contrast  # a contrast's first row is 0
         if draw.node.support == "category":
-            counts = schema.level_counts(draw.name)[: math.prod(layer.table.shape[len(layer.lookup.levels) : -1])]
+            counts = schema.level_counts(draw.name)[
+                : math.prod(layer.table.shape[len(layer.lookup.levels) : -1])
+            ]
             return rows * sum(count - 1 for count in counts)
-        return layer.table.numel()
+        return rows * math.prod(layer.table.shape[len(layer.lookup.levels) :])
     if isinstance(layer, SumLayer):
         return sum(_free(term, slot, draw, half, schema) for term in layer.terms)
     numbers = sum(parameter.numel() for parameter in layer.parameters())

@@ -28,10 +28,17 @@ def written_numbers(
     name = target.constraint.name
     if name in ("covariance", "lower_cholesky"):
         if free.any():
-            raise SpecError(f"{target.name}: Free() inside a matrix is not supported yet; fix all of it or none")
+            raise SpecError(
+                f"{target.name}: Free() inside a matrix is not supported yet; fix all of it or none"
+            )
         size = int((math.isqrt(8 * axes[0] + 1) - 1) / 2)
         matrix = _matrix(numbers, size, target, value)
         return _predictor(matrix, target, value), torch.zeros(axes, dtype=torch.bool)
+    if name == "simplex" and free.any():
+        raise SpecError(
+            f"{target.name}: Free() among probabilities is not supported yet; write all of them or none, "
+            "or logits, whose written numbers count relative to one another"
+        )
     wide, where = _broadcast(numbers, axes, target, value), _broadcast(free, axes, target, value)
     return _predictor(wide, target, value), where
 

@@ -106,5 +106,3 @@ def constraint(name: str, transform: str | None = None) -> Constraint:
             word="transform",
         )
     return _OVERRIDES[name, transform]
-
-

@@ -67,7 +67,9 @@ class Half(nn.Module):
     module (rule 7).
     """
 
-    def __init__(self, entries: Mapping[str, Node | Term], known: Mapping[str, Parent], schema: Schema) -> None:
+    def __init__(
+        self, entries: Mapping[str, Node | Term], known: Mapping[str, Parent], schema: Schema
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleDict()
         self.terms = {name: entry for name, entry in entries.items() if isinstance(entry, Term)}
@@ -97,9 +99,7 @@ class Half(nn.Module):
         """A node's parameters as its distribution takes them, (*batch, *axes)."""
         self._fill(values)
         slots = self.draws[name].slots
-        return {
-            key: slot.constraint.working(self.layers[slot.layer](values)) for key, slot in slots.items()
-        }
+        return {key: slot.constraint.working(self.layers[slot.layer](values)) for key, slot in slots.items()}
 
     def parent(self, name: str) -> Parent:
         """How the value of a name enters tables and functions."""
@@ -154,7 +154,7 @@ class Half(nn.Module):
             f"{name}.{key}",
             family.axes(key, sizes),
             constraint(node.constraints[key], getattr(term, "transform", None)),
-            reference=isinstance(term, Linear) and node.support == "category",
+            reference=node.support == "category",
             shareable=node.constraints[key] not in ("covariance", "lower_cholesky") and not sizes.scalar,
         )
         if layer not in self.layers:
@@ -181,4 +181,3 @@ def start_latents(half: Half, latents: Iterable[str]) -> None:
             table = half.layers[slot.layer].table
             with torch.no_grad():
                 table.copy_(torch.randn_like(table))
-

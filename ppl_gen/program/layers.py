@@ -33,14 +33,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Constant(nn.Module):
-    """Numbers written in the declaration, with the places left free (`Free()` inside a list) learned."""
+    """Numbers written in the declaration, with the places left free (`Free()` inside a list) learned.
+
+    `linear` numbers are on the linear-predictor scale: they stand in a sum (rule 9).
+    """
 
     value: Tensor
     free: Tensor
 
-    def __init__(self, value: Value, target: Target) -> None:
+    def __init__(self, value: Value, target: Target, linear: bool = False) -> None:
         super().__init__()
-        numbers, free = written_numbers(value, target)
+        numbers, free = written_numbers(value, target, linear=linear)
         self.register_buffer("value", numbers)
         self.n_free = int(free.sum())
         if self.n_free:
@@ -96,7 +99,7 @@ class LinearLayer(nn.Module):
         axes = _narrowed(target, term.dim)
         self.own = (*axes[:-1], axes[-1] - 1) if self.reference else axes
         levels, out = self.lookup.levels, math.prod(self.own)
-        self.weight = _uniform((*levels, out, self.inputs.width), self.inputs.width)
+        self.weight = _uniform((*levels, out, self.inputs.width), self.inputs.width * _caution(target) ** 2)
         self.free_bias = intercept and isinstance(term.bias, Free)
         if self.free_bias:
             self.bias = nn.Parameter(torch.zeros(*levels, out, dtype=torch.float64))
@@ -129,8 +132,11 @@ class MLPLayer(nn.Module):
         for before, after in zip(sizes, sizes[1:], strict=False):
             self.weights.append(_uniform((*self.lookup.levels, after, before), before))
             self.biases.append(_uniform((*self.lookup.levels, after), before))
+        if target is not None:
+            with torch.no_grad():
+                self.weights[-1].div_(_caution(target))
         if not intercept:
-            del self.biases[-1]
+            self.biases = self.biases[:-1]
 
     def hidden(self, values: Values) -> Tensor:
         """The last hidden layer, activated: what a named MLP is as a parent."""
@@ -182,7 +188,10 @@ class SumLayer(nn.Module):
         super().__init__()
         intercept, self.terms = True, nn.ModuleList()
         for part in term.terms:
-            self.terms.append(build(part, target, scope, intercept))
+            written = isinstance(part, Value)
+            self.terms.append(
+                Constant(part, target, linear=True) if written else build(part, target, scope, intercept)
+            )
             intercept = intercept and not _carries_intercept(part)
 
     def forward(self, values: Values) -> Tensor:
@@ -246,7 +255,15 @@ def _narrowed(target: Target, dim: int | None) -> tuple[int, ...]:
     return (1, *target.axes[1:])
 
 
-def _uniform(shape: tuple[int, ...], fan_in: int) -> nn.Parameter:
+def _caution(target: Target) -> float:
+    """How much smaller than torch's a function's output weights start.
+
+    Through exp, an ordinary start on wide inputs is a scale of e^20: those weights begin near 0.
+    """
+    return 1.0 if target.constraint.name == "real" else 100.0
+
+
+def _uniform(shape: tuple[int, ...], fan_in: float) -> nn.Parameter:
     """As torch starts its linear layers: uniform in ±1/√fan_in."""
     bound = 1 / math.sqrt(max(fan_in, 1))
     return nn.Parameter(torch.empty(shape, dtype=torch.float64).uniform_(-bound, bound))

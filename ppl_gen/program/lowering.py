@@ -10,17 +10,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyro
 import torch
 from torch import Tensor
 from torch._functorch.compile_utils import fx_graph_cse
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from ppl_gen.errors import FitError
+from ppl_gen.program.hoisting import hoist
 
 log = logging.getLogger("ppl_gen")
 
@@ -36,6 +40,22 @@ def pyro_scope(validate: bool = False) -> Iterator[None]:
         yield
 
 
+CACHE_BYTES = 256 * 2**20  # of features and the like, kept by one lowered step
+SMALL_WORK = 20_000_000  # multiplications of a step below which a second thread costs more than it brings
+
+
+@contextmanager
+def threads_for(work: float) -> Iterator[None]:
+    """One thread for small steps, all of them for others; the count is put back."""
+    before = torch.get_num_threads()
+    if work < SMALL_WORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Lowered:
     """A pure step, lowered.
 
@@ -43,9 +63,11 @@ class Lowered:
         step: a function of nested dicts, lists and tuples of tensors, returning the same; the same work for
             every call with the same shapes: no `.item()`, no branch on a value.
         how: "eager" runs it as it is, "traced" its recorded graph, "compiled" that graph through inductor.
+        steady: positions of arguments that come back unchanged call after call, as the blocks of a data set do.
+            What depends on them alone is computed once for each and kept, up to `CACHE_BYTES` in all.
 
-    One graph is kept for each set of input shapes, so a ragged last block gets its own. `compiled` falls back to
-    the traced graph, with a log line, where there is no working compiler.
+    One graph is kept for each set of input shapes. `compiled` falls back to the traced graph, with a log line,
+    where there is no working compiler.
 
     Example:
         >>> double = Lowered(lambda state: {"x": 2 * state["x"]}, "traced")
@@ -53,10 +75,12 @@ class Lowered:
         {'x': tensor([2., 2.])}
     """
 
-    def __init__(self, step: Callable[..., Any], how: How) -> None:
-        self.step, self.how = step, how
-        self._graphs: dict[Any, Callable[..., list[Tensor]]] = {}
-        self._forms: dict[Any, pytree.TreeSpec] = {}
+    def __init__(self, step: Callable[..., Any], how: How, *, steady: tuple[int, ...] = ()) -> None:
+        self.step, self.how, self.steady = step, how, steady
+        self.executed: str = how
+        self.cached = 0  # bytes
+        self._graphs: dict[Any, _Recorded] = {}
+        self._known: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
 
     def __call__(self, *args: Any) -> Any:
         """One step."""
@@ -64,22 +88,55 @@ class Lowered:
             with pyro_scope():
                 return self.step(*args)
         flat, form = pytree.tree_flatten(args)
-        key = tuple((t.shape, t.stride(), t.dtype, t.device) for t in flat)
-        graph = self._graphs.get(key)
-        if graph is None:
-            graph = self._lower(flat, form, key)
-        return pytree.tree_unflatten(graph(*flat), self._forms[key])
+        key = tuple([(t.shape, t.stride(), t.dtype, t.device) for t in flat])
+        recorded = self._graphs.get(key)
+        if recorded is None:
+            recorded = self._graphs[key] = self._lower(args, flat, form)
+        known = self._prologue(recorded, [flat[i] for i in recorded.steady]) if recorded.steady else []
+        moving = [flat[i] for i in recorded.moving]
+        return pytree.tree_unflatten(recorded.body(*moving, *known), recorded.result)
 
-    def _lower(self, flat: list[Tensor], form: pytree.TreeSpec, key: Any) -> Callable[..., list[Tensor]]:
+    def _prologue(self, recorded: _Recorded, steady: list[Tensor]) -> list[Tensor]:
+        """What depends on the steady inputs alone, from the cache where it fits."""
+        key = (id(recorded), *[id(t) for t in steady])
+        if key in self._known:
+            return self._known[key][1]
+        known = recorded.prologue(*steady)
+        size = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in known}.values())
+        if self.cached + size <= CACHE_BYTES:
+            self.cached += size
+            self._known[key] = (steady, known)  # holding the inputs keeps their ids theirs
+        return known
+
+    def _lower(self, args: Any, flat: list[Tensor], form: pytree.TreeSpec) -> _Recorded:
+        forms: list[pytree.TreeSpec] = []
+
         def flat_step(*leaves: Tensor) -> list[Tensor]:
-            results, self._forms[key] = pytree.tree_flatten(self.step(*pytree.tree_unflatten(leaves, form)))
+            results, result = pytree.tree_flatten(self.step(*pytree.tree_unflatten(leaves, form)))
+            forms.append(result)
             return results
 
-        graph: Callable[..., list[Tensor]] = trace(flat_step, flat)
+        counts = [len(pytree.tree_leaves(arg)) for arg in args]
+        starts = [sum(counts[:position]) for position in range(len(counts))]
+        steady = [i for p in self.steady for i in range(starts[p], starts[p] + counts[p])]
+        moving = [i for i in range(len(flat)) if i not in steady]
+        prologue, body = hoist(trace(flat_step, flat), steady)
+        run: Callable[..., list[Tensor]] = body
         if self.how == "compiled":
-            graph = compile_graph(graph, flat)
-        self._graphs[key] = graph
-        return graph
+            run = compile_graph(body, [*(flat[i] for i in moving), *prologue(*[flat[i] for i in steady])])
+            self.executed = "traced" if run is body else "compiled"
+        return _Recorded(prologue, run, steady, moving, forms[-1])
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """One lowered graph: `body(*moving inputs, *prologue(*steady inputs))`, and the form of its results."""
+
+    prologue: Callable[..., list[Tensor]]
+    body: Callable[..., list[Tensor]]
+    steady: list[int]
+    moving: list[int]
+    result: pytree.TreeSpec
 
 
 def trace(flat_step: Callable[..., list[Tensor]], flat: list[Tensor]) -> GraphModule:
@@ -87,23 +144,25 @@ def trace(flat_step: Callable[..., list[Tensor]], flat: list[Tensor]) -> GraphMo
 
     Random draws made while recording are taken back, so that the next call draws what an eager one would have.
     """
-    devices = [t.device for t in flat if t.is_cuda]
-    with pyro_scope(), torch.random.fork_rng(devices=devices):
+    devices = [t.device for t in flat if t.is_cuda][:1]
+    # make_fx notes each result as a fake tensor; with one mode at hand it does not build one for every operation.
+    context = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
+    with pyro_scope(), torch.random.fork_rng(devices=devices), tracing(context):
         recorded = make_fx(flat_step)(*flat)
     for name, constant in recorded.named_buffers():
         if constant.numel() > 1:
             raise FitError(f"a step captured the tensor {name} of shape {tuple(constant.shape)} as a constant")
     recorded.graph = fx_graph_cse(recorded.graph)
     recorded.graph.eliminate_dead_code()
-    recorded.recompile()
     return recorded
 
 
-def compile_graph(recorded: GraphModule, flat: list[Tensor]) -> Callable[..., list[Tensor]]:
+def compile_graph(recorded: Callable[..., list[Tensor]], flat: list[Tensor]) -> Callable[..., list[Tensor]]:
     """The graph through inductor, drawing its noise as eager torch does; as it is where that fails."""
     compiled = torch.compile(recorded, fullgraph=True, dynamic=False, options={"fallback_random": True})
+    devices = [t.device for t in flat if t.is_cuda][:1]
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=devices):
             compiled(*[t.clone() for t in flat])
     except Exception as error:  # a missing compiler, an unwritable cache: whatever it is, the graph still runs
         log.warning("torch.compile failed (%s); the traced step runs instead", str(error).splitlines()[0])

@@ -43,6 +43,7 @@ class Program(nn.Module):
         >>> program = compile_spec(spec, {"x": [[0.0], [1.0], [3.0]]})
         >>> program.model({}, n=4)["x"].shape
         torch.Size([4, 1])
+
     """
 
     def __init__(self, spec: Spec, schema: Schema, *, seed: int = 0) -> None:
@@ -84,6 +85,7 @@ class Program(nn.Module):
             data: what is given; a node it lacks is drawn, a discrete one marked for parallel enumeration.
             n: rows, where `data` does not say.
             size: rows of the whole data when `data` is a minibatch: log-probabilities count size/n times.
+
         """
         given = dict(data or {})
         values = {name: given[name] for name in self.schema.roles.inputs if name in given}
@@ -128,6 +130,7 @@ class Program(nn.Module):
             >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
             >>> loss = svi.step({"x": torch.randn(20, 3)})
             >>> pyro.clear_param_store()
+
         """
 
         def registered(half: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,10 +156,14 @@ class Program(nn.Module):
         """Of the parameters."""
         return next(iter(self.state_dict().values())).dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return next(iter(self.state_dict().values())).device
+
     def tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         """A table's arrays as tensors of this program's dtype and device; categories as integers."""
-        device = next(iter(self.state_dict().values())).device
-        return {name: self._tensor(array).to(device) for name, array in arrays.items()}
+        return {name: self._tensor(array).to(self.device) for name, array in arrays.items()}
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         # torch warns of arrays it must not write; nothing here writes.
@@ -172,7 +179,7 @@ class Program(nn.Module):
         count = n if n is not None else next(iter(rows.values()))
         if size is None or size == count:
             return pyro.plate(PLATE, count, dim=-1)
-        return pyro.plate(PLATE, size, subsample=torch.arange(count), dim=-1)
+        return pyro.plate(PLATE, size, subsample=torch.arange(count, device=self.device), dim=-1)
 
 
 def compile_spec(
@@ -199,6 +206,7 @@ def compile_spec(
     Example:
         >>> compile_spec("gaussian_mixture", {"x": [[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]]}).n_parameters
         17
+
     """
     declared = spec if isinstance(spec, Spec) else read_spec(spec)
     schema = data if isinstance(data, Schema) else read_table(data, declared).schema

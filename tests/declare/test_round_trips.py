@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ppl_gen.declare.files import read_spec, write_spec
@@ -80,6 +80,7 @@ NODES = st.one_of(
 )
 
 
+@settings(deadline=None)  # correctness, not speed, on a machine that others share
 @given(TERMS | NODES)
 def test_a_printed_node_or_term_is_read_back_as_itself(entry):
     assume(not isinstance(entry, Value))
@@ -89,6 +90,7 @@ def test_a_printed_node_or_term_is_read_back_as_itself(entry):
     assert repr(entry) == str(entry) == text
 
 
+@settings(deadline=None)  # correctness, not speed, on a machine that others share
 @given(TERMS | NODES)
 def test_equal_declarations_hash_alike_and_survive_copies(entry):
     twin = pickle.loads(pickle.dumps(entry))
@@ -97,6 +99,7 @@ def test_equal_declarations_hash_alike_and_survive_copies(entry):
     assert hash(twin) == hash(entry)
 
 
+@settings(deadline=None)  # correctness, not speed, on a machine that others share
 @given(VALUES)
 def test_numbers_are_printed_without_loss(value):
     assert parse_entry(f"Normal(loc={value})").loc == value
@@ -146,6 +149,7 @@ def specs(draw):
         return Spec(model=model)
 
 
+@settings(deadline=None)  # correctness, not speed, on a machine that others share
 @given(specs())
 def test_a_declaration_written_as_yaml_is_read_back_as_itself(spec):
     text = write_spec(spec)
@@ -153,6 +157,7 @@ def test_a_declaration_written_as_yaml_is_read_back_as_itself(spec):
     assert write_spec(read_spec(text)) == text
 
 
+@settings(deadline=None)  # correctness, not speed, on a machine that others share
 @given(specs())
 def test_a_declaration_written_to_a_file_is_read_back_as_itself(tmp_path_factory, spec):
     path = tmp_path_factory.mktemp("specs") / "model.yaml"

@@ -1,6 +1,6 @@
 """The families the program can compile: a node's name → how Pyro draws it and how EM maximises it."""
 
-from ppl_gen.program.families.base import Family, Site, Sizes
+from ppl_gen.program.families.base import Family, Site, Sizes, in_standard_units
 from ppl_gen.program.families.bernoulli import BernoulliFamily
 from ppl_gen.program.families.categorical import CategoricalFamily
 from ppl_gen.program.families.multivariate_normal import MultivariateNormalFamily
@@ -15,4 +15,4 @@ FAMILIES: dict[str, Family] = {
     "Poisson": PoissonFamily(),
 }
 
-__all__ = ["FAMILIES", "Family", "Site", "Sizes"]
+__all__ = ["FAMILIES", "Family", "Site", "Sizes", "in_standard_units"]

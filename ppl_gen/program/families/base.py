@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -65,6 +67,36 @@ def outer_log_prob(natural: Tensor, features: Tensor) -> Tensor:
     """(…E, 1, P) natural parameters and (P, N) features → (…E, N): one matrix product."""
     flat = natural.reshape(-1, natural.shape[-1]) @ features  # (E, N)
     return flat.reshape((*natural.shape[:-2], features.shape[-1]))
+
+
+def as_rows(value: Tensor) -> Tensor:
+    """Values (1…, N, D) as (N, D); left untouched where they are, so that features are recognised as the same."""
+    return value if value.ndim == 2 else value.reshape(-1, value.shape[-1])
+
+
+_IN_STANDARD_UNITS: ContextVar[bool] = ContextVar("in_standard_units", default=False)
+
+
+@contextmanager
+def in_standard_units() -> Iterator[None]:
+    """Within it rows lie near 0 in units of their spread, as EM's do, and need no shift of their own."""
+    token = _IN_STANDARD_UNITS.set(True)
+    try:
+        yield
+    finally:
+        _IN_STANDARD_UNITS.reset(token)
+
+
+def about_middle(loc: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Locations (…E, D) and rows (N, D), both from the middle of the locations.
+
+    Far from 0 the natural form is a small difference of large products. In standard units both stay as they
+    are, so that the features of the E-step and of the M-step are recognised as the same.
+    """
+    if _IN_STANDARD_UNITS.get():
+        return loc, value
+    middle = loc.detach().reshape(-1, loc.shape[-1]).mean(0)
+    return loc - middle, value - middle
 
 
 def at_least_tiny(count: Tensor) -> Tensor:
@@ -178,7 +210,10 @@ class Family(ABC):
         return None
 
     def rescale(
-        self, working: Mapping[str, Tensor], shift: Tensor, scale: Tensor  # noqa: ARG002
+        self,
+        working: Mapping[str, Tensor],
+        shift: Tensor,
+        scale: Tensor,  # noqa: ARG002
     ) -> dict[str, Tensor]:
         """The same law for y = (x − shift)/scale; families that are not real-valued are left as they are."""
         return dict(working)

@@ -16,6 +16,7 @@ from ppl_gen.program.families.base import (
     LazyDistribution,
     Site,
     Sizes,
+    as_rows,
     at_least_tiny,
     is_outer,
     outer_log_prob,
@@ -46,7 +47,8 @@ class BernoulliVector(LazyDistribution):
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All 2^D values, (2^D, *batch, D)."""
-        return enumerated(binary_table(self._event_shape[-1], 2, self.logits), self._batch_shape, expand, 1)
+        table = binary_table(self._event_shape[-1], 2, self.logits).to(self.logits.dtype)
+        return enumerated(table, self._batch_shape, expand, 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Σ_i x_i l_i − log(1 + e^{l_i}) (F9.6)."""
@@ -56,7 +58,7 @@ class BernoulliVector(LazyDistribution):
         if len(own) > 1 and is_outer(own, rows):
             constant = -F.softplus(self.logits).sum(-1, keepdim=True)
             natural = torch.cat([constant, self.logits], -1)
-            log_prob = outer_log_prob(natural, linear_features(value.reshape(-1, value.shape[-1])))
+            log_prob = outer_log_prob(natural, linear_features(as_rows(value)))
         else:
             log_prob = (value * self.logits - F.softplus(self.logits)).sum(-1)
         return self._over_batch(log_prob, rows)
@@ -101,10 +103,15 @@ class BernoulliFamily(Family):
 
     def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
         """1, x."""
-        return linear_features(value)
+        return linear_features(value.to(dtype))
 
     def maximise(
-        self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor  # noqa: ARG002
+        self,
+        statistics: Tensor,
+        current: Mapping[str, Tensor],
+        site: Site,
+        floor: Tensor,
+        jitter: Tensor,  # noqa: ARG002
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The weighted share of ones."""
         ((name, logits),) = current.items()
@@ -115,4 +122,4 @@ class BernoulliFamily(Family):
 
     def support(self, sizes: Sizes) -> Tensor:
         """All 2^D vectors."""
-        return binary_table(sizes.width, 2, torch.empty(0)).to(torch.get_default_dtype())
+        return binary_table(sizes.width, 2, torch.empty(0))

@@ -16,6 +16,7 @@ from ppl_gen.program.families.base import (
     LazyDistribution,
     Site,
     Sizes,
+    as_rows,
     at_least_tiny,
     is_outer,
     outer_log_prob,
@@ -62,7 +63,7 @@ class CategoricalVector(LazyDistribution):
         logits = self.logits.unsqueeze(-2) if self.scalar else self.logits  # (*batch, D, k)
         rows, own = cells.shape[:-1], logits.shape[:-2]
         if len(own) > 1 and is_outer(own, rows):
-            features = one_hot_features(cells.reshape(-1, cells.shape[-1]), logits.shape[-1], logits.dtype)
+            features = one_hot_features(as_rows(cells), logits.shape[-1], logits.dtype)
             log_prob = outer_log_prob(logits.flatten(-2), features)
         else:
             batch = torch.broadcast_shapes(rows, own)
@@ -100,7 +101,12 @@ class CategoricalFamily(Family):
         return one_hot_features(cells, sizes.k, dtype)
 
     def maximise(
-        self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor  # noqa: ARG002
+        self,
+        statistics: Tensor,
+        current: Mapping[str, Tensor],
+        site: Site,
+        floor: Tensor,
+        jitter: Tensor,  # noqa: ARG002
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The weighted share of each level: π_k = (1/N) Σ_n r_nk for the mixing weights."""
         ((name, logits),) = current.items()
@@ -117,7 +123,9 @@ class CategoricalFamily(Family):
 
     def closed_form(self, partly_fixed: frozenset[str], shared: frozenset[str]) -> str | None:  # noqa: ARG002
         """A table of probabilities with some fixed entries is not separable."""
-        return f"{', '.join(sorted(partly_fixed))} of a Categorical is fixed in part" if partly_fixed else None
+        return (
+            f"{', '.join(sorted(partly_fixed))} of a Categorical is fixed in part" if partly_fixed else None
+        )
 
     def support(self, sizes: Sizes) -> Tensor:
         """All levels (k,), or all k^D vectors (k^D, D)."""

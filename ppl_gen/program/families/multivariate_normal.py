@@ -15,6 +15,7 @@ from ppl_gen.program.families.base import (
     LazyDistribution,
     Site,
     Sizes,
+    as_rows,
     at_least_tiny,
     is_outer,
     outer_log_prob,
@@ -63,9 +64,9 @@ class CholeskyNormal(LazyDistribution):
         if len(own) <= 1 or not is_outer(own, rows):
             log_prob = self._row_by_row(value)
         elif D < WHITEN_FROM:
-            log_prob = outer_log_prob(self._natural(), quadratic_features(value.reshape(-1, D)))
+            log_prob = outer_log_prob(self._natural(), quadratic_features(as_rows(value)))
         else:
-            log_prob = self._whitened(value.reshape(-1, D))
+            log_prob = self._whitened(as_rows(value))
         return self._over_batch(log_prob, rows)
 
     def _row_by_row(self, value: Tensor) -> Tensor:
@@ -171,9 +172,7 @@ class MultivariateNormalFamily(Family):
                 factor, regular = self._factorise(scatter, count, factor, floor, jitter)
         return {"loc": loc, name: factor}, regular
 
-    def _locate(
-        self, n: Tensor, first: Tensor, loc: Tensor, factor: Tensor, name: str, site: Site
-    ) -> Tensor:
+    def _locate(self, n: Tensor, first: Tensor, loc: Tensor, factor: Tensor, name: str, site: Site) -> Tensor:
         if site.nested(name, "loc"):
             count = site.gather(n, "loc")
             return torch.where(count > 0, site.gather(first, "loc") / at_least_tiny(count), loc)
@@ -195,9 +194,7 @@ class MultivariateNormalFamily(Family):
         empty = (count <= 0).squeeze(-1).squeeze(-1)
         return torch.where((sound & ~empty)[..., None, None], new, factor), (sound | empty).all()
 
-    def rescale(
-        self, working: Mapping[str, Tensor], shift: Tensor, scale: Tensor
-    ) -> dict[str, Tensor]:
+    def rescale(self, working: Mapping[str, Tensor], shift: Tensor, scale: Tensor) -> dict[str, Tensor]:
         """Loc and L in units of `scale`, from `shift`."""
         name = "cov" if "cov" in working else "scale_tril"
         return {"loc": (working["loc"] - shift) / scale, name: working[name] / scale.unsqueeze(-1)}

@@ -16,6 +16,8 @@ from ppl_gen.program.families.base import (
     LazyDistribution,
     Site,
     Sizes,
+    about_middle,
+    as_rows,
     at_least_tiny,
     is_outer,
     outer_log_prob,
@@ -62,14 +64,15 @@ class DiagonalNormal(LazyDistribution):
         rows = value.shape[:-1]
         own = torch.broadcast_shapes(self.loc.shape, self.scale.shape)[:-1]
         if len(own) > 1 and is_outer(own, rows):
-            log_prob = outer_log_prob(self._natural(), normal_features(value.reshape(-1, value.shape[-1])))
+            loc, centred = about_middle(self.loc, as_rows(value))
+            log_prob = outer_log_prob(self._natural(loc), normal_features(centred))
         else:
             standard = (value - self.loc) / self.scale
             log_prob = (-0.5 * standard**2 - self.scale.log() - 0.5 * LOG_2PI).sum(-1)
         return self._over_batch(log_prob, rows)
 
-    def _natural(self) -> Tensor:
-        loc, scale = torch.broadcast_tensors(self.loc, self.scale)
+    def _natural(self, loc: Tensor) -> Tensor:
+        loc, scale = torch.broadcast_tensors(loc, self.scale)
         precision = scale**-2
         constant = (-0.5 * loc**2 * precision - scale.log() - 0.5 * LOG_2PI).sum(-1, keepdim=True)
         return torch.cat([constant, loc * precision, -0.5 * precision], -1)
@@ -142,9 +145,7 @@ class NormalFamily(Family):
     def _narrow(self, per_column: Tensor, like: Tensor) -> Tensor:
         return per_column.amax(-1, keepdim=True) if like.shape[-1] == 1 else per_column
 
-    def rescale(
-        self, working: Mapping[str, Tensor], shift: Tensor, scale: Tensor
-    ) -> dict[str, Tensor]:
+    def rescale(self, working: Mapping[str, Tensor], shift: Tensor, scale: Tensor) -> dict[str, Tensor]:
         """Loc and scale in units of `scale`, from `shift`."""
         shift, unit = (_like(per_column, working["loc"]) for per_column in (shift, scale))
         return {

@@ -9,7 +9,15 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from ppl_gen.program.families.base import Family, LazyDistribution, Site, Sizes, is_outer, outer_log_prob
+from ppl_gen.program.families.base import (
+    Family,
+    LazyDistribution,
+    Site,
+    Sizes,
+    as_rows,
+    is_outer,
+    outer_log_prob,
+)
 from ppl_gen.program.families.bernoulli import linear_features, weighted_mean
 
 
@@ -40,7 +48,7 @@ class PoissonVector(LazyDistribution):
         rows, own, log_rate = value.shape[:-1], self.rate.shape[:-1], self.rate.log()
         if len(own) > 1 and is_outer(own, rows):
             natural = torch.cat([-self.rate.sum(-1, keepdim=True), log_rate], -1)
-            kernel = outer_log_prob(natural, linear_features(value.reshape(-1, value.shape[-1])))
+            kernel = outer_log_prob(natural, linear_features(as_rows(value)))
         else:
             kernel = (value * log_rate - self.rate).sum(-1)
         return self._over_batch(kernel - torch.lgamma(value + 1).sum(-1), rows)
@@ -59,7 +67,12 @@ class PoissonFamily(Family):
         return linear_features(value)
 
     def maximise(
-        self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor  # noqa: ARG002
+        self,
+        statistics: Tensor,
+        current: Mapping[str, Tensor],
+        site: Site,
+        floor: Tensor,
+        jitter: Tensor,  # noqa: ARG002
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The weighted mean."""
         regular = torch.ones_like(statistics.sum(), dtype=torch.bool)

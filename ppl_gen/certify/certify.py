@@ -1,0 +1,152 @@
+"""certify: a finished run, its program and its rows, held against the formulas line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ppl_gen import reference
+from ppl_gen.certify import bounds, edges, evidence, lines
+from ppl_gen.certify.certificate import Certificate, Line
+from ppl_gen.certify.subject import Subject, subject_of
+from ppl_gen.data.table import Table
+from ppl_gen.infer.run import Run
+from ppl_gen.infer.status import Status
+from ppl_gen.program.program import Program
+
+BOUND_DRAWS = 10  # draws a row of the bound that the importance-weighted log p(x) is held against
+
+
+def certify(program: Program, run: Run, table: Table, *, seed: int = 0) -> Certificate:
+    """Hold a fit against the formulas, on at most 1 000 of its rows, in float64.
+
+    Lines: `ascent` (F6), `objective` (F1, F9.7), `responsibilities` (F7.1; discrete latents only),
+    `closed form` (F9.5; normal latents only), `gap` (F2, E1, E3), `gradient`, `modes`, `boundaries`.
+
+    Args:
+        program: with the run's parameters loaded.
+        run: how they were found.
+        table: the rows they were fitted to.
+        seed: of the rows drawn and of the guide's draws.
+
+    A line that cannot be computed fails, and says why; nothing is raised, so that a fit is never lost.
+
+    Example:
+        >>> import numpy as np
+        >>> from ppl_gen.data.reading import read_table
+        >>> from ppl_gen.declare.files import read_spec
+        >>> from ppl_gen.infer.algorithms import EM
+        >>> from ppl_gen.infer.em import run_em
+        >>> from ppl_gen.program.program import compile_spec
+        >>> spec = read_spec("poisson_mixture")
+        >>> table = read_table({"x": np.array([[0], [1], [1], [0], [9], [8], [9], [7]])}, spec)
+        >>> program = compile_spec(spec, table.schema)
+        >>> run = run_em(program, table, EM(restarts=2))
+        >>> _ = program.load_state_dict(run.state)
+        >>> certificate = certify(program, run, table)
+        >>> certificate.ok, [line.name for line in certificate.lines if line.ok]
+        (True, ['ascent', 'objective', 'responsibilities', 'gap', 'gradient'])
+
+    """
+    subject = subject_of(program, table, seed)
+    made = _exact_lines(subject) if subject.exact else _sampled_lines(subject, seed)
+    stepwise = subject.exact and _by_em(run)
+    return Certificate(
+        (
+            _guarded("ascent", lambda: _ascent(run, stepwise, table.n_units)),
+            *(_guarded(name, check) for name, check in made),
+            _guarded("gradient", lambda: _gradient(subject, run, table, stepwise, seed)),
+            lines.modes(run.modes, run.restarts, run.collapsed),
+            _guarded("boundaries", lambda: _boundaries(subject, seed)),
+        )
+    )
+
+
+def _by_em(run: Run) -> bool:
+    """Whether the history is one of log-likelihoods, iteration by iteration."""
+    return bool(run.modes) or run.status in (Status.CONVERGED, Status.MAX_STEPS, Status.COLLAPSED)
+
+
+def _guarded(name: str, check: Callable[[], Line]) -> Line:
+    try:
+        return check()
+    except (ArithmeticError, ValueError, RuntimeError, np.linalg.LinAlgError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+        return Line(name, False, float("nan"), None, f"could not be computed: {reason}")
+
+
+def _ascent(run: Run, stepwise: bool, n_units: int) -> Line:
+    return lines.ascent(run.history, n_units) if stepwise else lines.net_rise(run.history)
+
+
+def _exact_lines(subject: Subject) -> Iterator[tuple[str, Callable[[], Line]]]:
+    """Discrete latents, summed out: the posterior is exact."""
+    yield "objective", lambda: _enumerated_objective(subject)
+    if subject.program.enumerated:
+        yield "responsibilities", lambda: _responsibilities(subject)
+    yield "gap", lambda: _exact_gap(subject)
+
+
+def _enumerated_objective(subject: Subject) -> Line:
+    formula = reference.log_marginal(bounds.exact_table(subject))
+    return lines.objective(evidence.log_marginal(subject), formula, "log p(x) by enumeration equals F1")
+
+
+def _responsibilities(subject: Subject) -> Line:
+    # F7.1 is applied to Pyro's own log-joint, which `objective` answers for: here the E-step alone is held.
+    table = evidence.log_joint_table(subject)
+    r = reference.responsibilities(table)
+    pyro = evidence.responsibilities(subject)
+    formula = {name: bounds.site_marginals(subject, r, site) for name, site in pyro.items()}
+    return lines.responsibilities(pyro, formula, lines.tolerance(table))
+
+
+def _exact_gap(subject: Subject) -> Line:
+    table = bounds.exact_table(subject)
+    bound = reference.lower_bound(table, evidence.posterior(subject))
+    return lines.exact_gap(reference.log_marginal(table), bound)
+
+
+def _sampled_lines(subject: Subject, seed: int) -> Iterator[tuple[str, Callable[[], Line]]]:
+    """Continuous latents, drawn from the guide."""
+    yield "objective", lambda: _sampled_objective(subject, seed)
+    if subject.mean_field:
+        yield "closed form", lambda: _closed_form(subject, seed)
+    yield "gap", lambda: _sampled_gap(subject, seed)
+
+
+def _sampled_objective(subject: Subject, seed: int) -> Line:
+    pyro, drawn = evidence.sampled_bound(subject, seed)
+    what = "the sampled ELBO equals log p(x|z) + log p(z) − log q(z|x) (F9.7) on one draw a row"
+    return lines.objective(pyro, bounds.sampled_bound(subject, drawn), what)
+
+
+def _closed_form(subject: Subject, seed: int) -> Line:
+    pyro, drawn = evidence.closed_bound(subject, seed)
+    kl = sum(bounds.kl_terms(subject, drawn).values(), np.zeros(()))
+    return lines.closed_form(pyro, float((bounds.reconstruction(subject, drawn) - kl).sum()))
+
+
+def _sampled_gap(subject: Subject, seed: int) -> Line:
+    decoder = bounds.affine_decoder(subject)
+    if decoder is not None:
+        off = bounds.decoder_error(subject, decoder, evidence.guide_draw(subject, seed))
+        return lines.affine_gap(*bounds.affine_gap(subject, decoder), off)
+    log_p, error = evidence.importance_weighted(subject, seed)
+    # Draws of their own: on the importance weights' draws the inequality would hold by itself.
+    draws = [
+        bounds.sampled_bound(subject, evidence.guide_draw(subject, seed + 1 + s)) for s in range(BOUND_DRAWS)
+    ]
+    bound, spread = np.mean(draws, axis=0), np.std(draws, axis=0, ddof=1)
+    return lines.estimated_gap(log_p, error, bound, spread / np.sqrt(BOUND_DRAWS))
+
+
+def _gradient(subject: Subject, run: Run, table: Table, stepwise: bool, seed: int) -> Line:
+    norm = edges.unit_free_norm(subject, evidence.mean_gradient(subject, table, seed))
+    return lines.gradient(norm, stepwise and run.status is Status.CONVERGED, subject.exact)
+
+
+def _boundaries(subject: Subject, seed: int) -> Line:
+    drawn = None if subject.exact else evidence.guide_draw(subject, seed)
+    return lines.boundaries(edges.all_found(subject, drawn))

@@ -1,0 +1,214 @@
+"""Any declared model's log-joint in NumPy: the declaration, the numbers and the reference's densities.
+
+The second opinion of the certificate: no torch, no Pyro and no part of the compiled program takes part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.special import expit, softmax
+
+from ppl_gen import reference
+from ppl_gen.certify.predictors import Array, Predictors, Values
+from ppl_gen.data.schema import Schema
+from ppl_gen.declare.nodes import Input, Node
+from ppl_gen.declare.spec import Spec
+from ppl_gen.declare.terms import By, Free, Name, Term, Value
+
+LEAST_PROBABILITY = 1e-300  # a written 0: its logarithm must stay comparable
+CELLS = 4_000_000  # of a table held at a time
+
+
+class Evaluation:
+    """The nodes of a model, or of a guide, as densities of given values.
+
+    Args:
+        spec: the declaration.
+        schema: what the data settled.
+        numbers: the learned numbers by path, as `program.state_dict()` names them.
+        guide: the guide's entries; None: the model's.
+
+    Values are (…, N, width), and (…, N) for a category without dim; axes before the rows broadcast.
+
+    Example:
+        >>> from ppl_gen.data.reading import read_table
+        >>> from ppl_gen.declare.nodes import Normal
+        >>> spec = Spec(model={"x": Normal(1, loc=0, scale=2)})
+        >>> rows = {"x": np.array([[0.0], [2.0]])}
+        >>> evaluation = Evaluation(spec, read_table(rows, spec).schema, {})
+        >>> evaluation.log_density("x", rows).round(4)
+        array([-1.6121, -2.1121])
+
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        schema: Schema,
+        numbers: Mapping[str, Array],
+        guide: Mapping[str, Node | Term] | None = None,
+    ) -> None:
+        self.spec, self.schema, self.numbers = spec, schema, numbers
+        self.path = "generative" if guide is None else "recognition"
+        entries = spec.model if guide is None else guide
+        observed = () if guide is None else schema.roles.observed
+        self.entries = {name: entry for name, entry in entries.items() if name not in observed}
+        self.predictors = Predictors(self.entries, spec.nodes, schema, numbers, self.path)
+        self.names = tuple(
+            name
+            for name, entry in self.entries.items()
+            if isinstance(entry, Node) and not isinstance(entry, Input)
+        )
+
+    def parameters(self, name: str, values: Values) -> dict[str, Array]:
+        """A node's parameters on their natural scale at the values of its parents, (…, *axes)."""
+        node = self.predictors.node(name)
+        return {key: self._natural(name, node, key, term, values) for key, term in node.terms().items()}
+
+    def log_density(self, name: str, values: Values) -> Array:
+        """Log p of a node's value given its parents', summed over its cells: (…, N)."""
+        node, x = self.predictors.node(name), values[name]
+        given = self.parameters(name, values)
+        if node.family == "Normal":
+            return np.asarray(reference.log_normal(x, given["loc"], given["scale"]).sum(-1))
+        if node.family == "MultivariateNormal":
+            factor = given.get("scale_tril")
+            cov = given["cov"] if factor is None else factor @ np.swapaxes(factor, -1, -2)
+            return reference.log_multivariate_normal(x, given["loc"], cov)
+        if node.family == "Poisson":
+            return np.asarray(reference.log_poisson(x, given["rate"]).sum(-1))
+        if node.family == "Bernoulli":
+            logits = given["logits"] if "logits" in given else self._log_odds(name, node, values)
+            return np.asarray(reference.log_bernoulli(x, logits).sum(-1))
+        probs = given["probs"] if "probs" in given else softmax(given["logits"], axis=-1)
+        cells = reference.log_categorical(x.astype(np.int64), np.maximum(probs, LEAST_PROBABILITY))
+        return cells if self.predictors.is_scalar(name) else np.asarray(cells.sum(-1))
+
+    def log_densities(self, values: Values) -> dict[str, Array]:
+        """Log p of every node: their sum is the log-joint."""
+        return {name: self.log_density(name, values) for name in self.names}
+
+    def log_joint(self, values: Values) -> Array:
+        """Log p(x, z) (or log q(z | x) of a guide) at these values: (…, N)."""
+        total: Array = np.zeros(())
+        for log_density in self.log_densities(values).values():
+            total = total + log_density
+        return total
+
+    def table(self, name: str, key: str) -> Array | None:
+        """A parameter's learned table on its natural scale, (parents…, *axes); None where there is none."""
+        term = self.predictors.node(name).terms()[key]
+        owner = name
+        if isinstance(term, Name) and term.name in self.entries:
+            owner, entry = term.name, self.entries[term.name]
+            assert isinstance(entry, Term)
+            term = entry
+        if not isinstance(term, Free | By):
+            return None
+        table = self.numbers[f"{self.path}.layers.{owner}:{key}.table"]
+        return self._transformed(self.predictors.node(name), key, term, table)
+
+    def _natural(self, name: str, node: Node, key: str, term: Term, values: Values) -> Array:
+        if isinstance(term, Name) and isinstance(self.entries.get(term.name), Value):
+            term = self.entries[term.name]  # type: ignore[assignment]
+        if isinstance(term, Value):
+            return self._written(name, node, key, term)
+        predictor = self.predictors.of_parameter(name, key, term, self._axes(name, node, key), values)
+        return self._transformed(node, key, term, predictor)
+
+    def _transformed(self, node: Node, key: str, term: Term, predictor: Array) -> Array:
+        """From the unconstrained scale to the parameter's own (rule 11)."""
+        if isinstance(term, Name) and isinstance(self.entries.get(term.name), Term):
+            term = self.entries[term.name]  # type: ignore[assignment]
+        constraint, transform = node.constraints[key], getattr(term, "transform", None)
+        if constraint == "positive":
+            return np.asarray(np.logaddexp(predictor, 0) if transform == "softplus" else np.exp(predictor))
+        if constraint == "unit_interval":
+            return np.asarray(expit(predictor))
+        if constraint == "simplex":
+            return np.asarray(softmax(predictor, axis=-1))
+        if constraint in ("covariance", "lower_cholesky"):
+            factor = _lower_triangle(predictor)
+            return np.asarray(factor if constraint == "lower_cholesky" else factor @ factor.swapaxes(-1, -2))
+        return predictor
+
+    def _axes(self, name: str, node: Node, key: str) -> tuple[int, ...]:
+        width = self.schema.dims[name]
+        if node.constraints[key] in ("covariance", "lower_cholesky"):
+            return (width * (width + 1) // 2,)
+        if node.support == "category":
+            k = self.schema.k[name]
+            return (k,) if self.predictors.is_scalar(name) else (width, k)
+        return (width,)
+
+    def _written(self, name: str, node: Node, key: str, term: Value) -> Array:
+        """Numbers as they stand in the declaration, the places left free filled in."""
+        axes, width = self._axes(name, node, key), self.schema.dims[name]
+        if node.constraints[key] in ("covariance", "lower_cholesky"):
+            matrix = np.asarray(term.value, dtype=np.float64)
+            return matrix * np.eye(width) if matrix.ndim == 0 else matrix
+        learned = [isinstance(cell, Free) for cell in term.cells()]
+        cells = np.array([0.0 if isinstance(c, Free) else float(c) for c in term.cells()])
+        shape = term.shape
+        if isinstance(node.dim, tuple) and shape == node.dim:
+            shape = (width,)  # an image-shaped list, cell by cell
+        numbers = np.broadcast_to(cells.reshape(shape), axes)
+        if not any(learned):
+            return numbers
+        free = np.broadcast_to(np.reshape(learned, shape), axes)
+        table = self.numbers[f"{self.path}.layers.{name}:{key}.table"]
+        if node.constraints[key] != "simplex":
+            return np.where(free, self._transformed(node, key, term, table), numbers)
+        rest = 1 - numbers.sum(-1, keepdims=True)  # what the written probabilities leave
+        return np.where(free, rest * softmax(np.where(free, table, -np.inf), axis=-1), numbers)
+
+    def _log_odds(self, name: str, node: Node, values: Values) -> Array:
+        """The logits behind `probs`, without the detour through a rounded probability where there is none."""
+        term = node.terms()["probs"]
+        if isinstance(term, Name) and isinstance(self.entries.get(term.name), Value):
+            term = self.entries[term.name]  # type: ignore[assignment]
+        if not isinstance(term, Value):
+            return self.predictors.of_parameter(name, "probs", term, self._axes(name, node, "probs"), values)
+        p = np.clip(self._written(name, node, "probs", term), LEAST_PROBABILITY, 1 - np.finfo(float).eps)
+        return np.asarray(np.log(p) - np.log1p(-p))
+
+
+def _lower_triangle(packed: Array) -> Array:
+    """L from its rows laid end to end, the logarithm on its diagonal: (…, D(D+1)/2) → (…, D, D)."""
+    size = math.isqrt(2 * packed.shape[-1])
+    factor = np.zeros((*packed.shape[:-1], size, size))
+    factor[..., *np.tril_indices(size)] = packed
+    diagonal = np.arange(size)
+    factor[..., diagonal, diagonal] = np.exp(factor[..., diagonal, diagonal])
+    return factor
+
+
+def joint_states(evaluation: Evaluation, names: Sequence[str], first: int = -2) -> dict[str, Array]:
+    """Every value of some discrete latents, the i-th on the axis `first` − i: together, their joint table."""
+    schema, states = evaluation.schema, {}
+    for position, name in enumerate(names):
+        width, k = schema.dims[name], schema.k.get(name, 2)
+        grid = np.stack(np.meshgrid(*[np.arange(k)] * width, indexing="ij"), -1).reshape(-1, width)
+        ones = (1,) * (-first - 1 + position)
+        scalar = evaluation.predictors.is_scalar(name)
+        states[name] = grid.reshape(len(grid), *ones) if scalar else grid.reshape(len(grid), *ones, width)
+    return states
+
+
+def log_joint_table(evaluation: Evaluation, rows: Values, names: Sequence[str]) -> Array:
+    """Log p(x_d, z) of each row at every joint state of the discrete latents `names`: (N, K)."""
+    n = len(next(iter(rows.values())))
+    states = joint_states(evaluation, names)
+    sizes = [len(states[name]) for name in reversed(names)]
+    cells = math.prod(sizes) * max(evaluation.schema.dims[name] for name in rows)
+    step = max(1, CELLS // cells)
+    parts = []
+    for start in range(0, n, step):
+        block = {name: value[start : start + step] for name, value in rows.items()}
+        count = min(step, n - start)
+        log_joint = np.broadcast_to(evaluation.log_joint(states | block), (*sizes, count))
+        parts.append(log_joint.reshape(-1, count).T)
+    return np.concatenate(parts)

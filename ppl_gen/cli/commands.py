@@ -1,0 +1,223 @@
+"""The command line: each command is one call into the library.
+
+Exit codes: 0; 2 for a mistake of the user's, told in one line; 3 where a fit is no answer (collapsed, diverged)
+or a check fails; 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Never
+
+import typer
+from typer.core import TyperGroup
+
+from ppl_gen.cli.printing import complain, plain_warnings
+from ppl_gen.errors import DataError, FitError, SpecError
+
+# torch and pyro take seconds to import: whatever needs them is imported in the commands, so that --help is quick.
+if TYPE_CHECKING:
+    from ppl_gen.infer.status import Status
+
+USER_ERROR, NUMERICAL_FAILURE, STOPPED = 2, 3, 130
+
+
+class Commands(TyperGroup):
+    """The commands together: a user's mistake ends any of them with one line and no traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            with plain_warnings():
+                return super().invoke(ctx)
+        except (SpecError, DataError, FitError) as error:
+            complain(error)
+            raise typer.Exit(USER_ERROR) from None
+        except KeyboardInterrupt:
+            complain("interrupted; nothing was saved")
+            raise typer.Exit(STOPPED) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Declare a latent-variable model, fit it by EM or SVI, certify the fit.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Precision(StrEnum):
+    """Of the parameters."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or a shipped model's name.")]
+DataArgument = Annotated[Path, typer.Argument(metavar="DATA", help="A CSV file; rows are units.")]
+FitArgument = Annotated[Path, typer.Argument(metavar="FIT", help="The folder of a saved fit.")]
+Setting = Annotated[
+    list[str], typer.Option("--set", metavar="NODE.OPTION=VALUE", help="Change the declaration, as z.k=2.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of starts, minibatches and draws.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Write over what --out names.")]
+OutFile = Annotated[Path | None, typer.Option(help="The CSV file; left out, the standard output.")]
+Draws = Annotated[int, typer.Option(min=1, help="Of the guide for each row, where a latent is continuous.")]
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"ppl-gen {installed('ppl_gen')}")
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    spec: SpecArgument,
+    data: DataArgument,
+    settings: Setting = [],  # noqa: B006  typer copies it
+    out: Annotated[Path | None, typer.Option(help="The folder to save the fit in.")] = None,
+    seed: Seed = 0,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(help='As "SVI(epochs=20)" or "EM(restarts=50)"; left out, the route decides.'),
+    ] = None,
+    dtype: Annotated[Precision | None, typer.Option(help="Left out, the model decides.")] = None,
+    device: Annotated[str, typer.Option(help="As cpu or cuda.")] = "cpu",
+    replace: Replace = False,
+) -> None:
+    """Fit a model to data, print how that went, and save it."""
+    import torch
+
+    from ppl_gen.cli import options
+    from ppl_gen.cli.printing import outcome_text, progress_bar, roles_text
+    from ppl_gen.data.reading import read_table
+    from ppl_gen.fitting import fit as fit_model
+    from ppl_gen.results.storage import check_writable
+
+    declaration, chosen = options.declared(spec, settings), options.algorithm(algorithm)
+    options.check_device(device)
+    if out is not None:
+        check_writable(out, replace=replace)
+    typer.echo(roles_text(read_table(data, declaration)))
+    precision = None if dtype is None else getattr(torch, dtype.value)
+    with _route_told(), progress_bar() as progress:
+        result = fit_model(
+            declaration, data, chosen, seed=seed, dtype=precision, device=device, progress=progress
+        )
+    if out is not None:
+        result.save(out, replace=replace)
+    typer.echo(outcome_text(result))
+    typer.echo("\nnot saved; --out DIR saves a fit" if out is None else f"\nsaved in {out}")
+    _leave(result.status)
+
+
+@app.command()
+def show(
+    what: Annotated[
+        str, typer.Argument(metavar="FIT_OR_SPEC", help="A fit's folder, a YAML file, or a shipped model.")
+    ],
+) -> None:
+    """Print a saved fit, or a declaration: its graph, factorisation, guide and route."""
+    from ppl_gen.cli.printing import fit_text, spec_text
+    from ppl_gen.declare.files import read_spec, shipped_models
+
+    folder = Path(what)
+    if (folder / "fit.json").is_file() or (folder.is_dir() and what not in shipped_models()):
+        from ppl_gen.results.storage import load
+
+        typer.echo(fit_text(load(folder)))
+    else:
+        typer.echo(spec_text(read_spec(what)))
+
+
+@app.command()
+def predict(
+    fit: FitArgument,
+    new: DataArgument,
+    out: OutFile = None,
+    draws: Draws = 100,
+    seed: Seed = 0,
+    replace: Replace = False,
+) -> None:
+    """Write each row's class, class probabilities, latent means and log p(x)."""
+    from ppl_gen.cli.tabular import check_target, predictions, write_csv
+    from ppl_gen.results.storage import load
+
+    check_target(out, replace=replace)
+    write_csv(predictions(load(fit), new, draws=draws, seed=seed), out)
+
+
+@app.command()
+def sample(
+    fit: FitArgument,
+    n: Annotated[int, typer.Option("-n", min=1, help="Rows to draw.")],
+    out: OutFile = None,
+    seed: Seed = 0,
+    given: Annotated[Path | None, typer.Option(help="A CSV file with the Inputs of each row.")] = None,
+    latents: Annotated[bool, typer.Option("--latents", help="Write the latents too.")] = False,
+    replace: Replace = False,
+) -> None:
+    """Draw rows from a saved fit."""
+    from ppl_gen.cli.tabular import check_target, drawn_rows, write_csv
+    from ppl_gen.results.storage import load
+
+    check_target(out, replace=replace)
+    write_csv(drawn_rows(load(fit), n, seed=seed, given=given, latents=latents), out)
+
+
+@app.command()
+def check(spec: SpecArgument, data: DataArgument, settings: Setting = [], seed: Seed = 0) -> None:  # noqa: B006
+    """Hold the model's Pyro objective against the formulas, term by term, before any fitting."""
+    from ppl_gen.certify.check import check as check_program
+    from ppl_gen.cli import options
+    from ppl_gen.cli.printing import roles_text
+    from ppl_gen.data.reading import read_table
+    from ppl_gen.program.program import compile_spec
+
+    declaration = options.declared(spec, settings)
+    table = read_table(data, declaration)
+    typer.echo(roles_text(table))
+    report = check_program(compile_spec(declaration, table.schema, seed=seed), table, seed=seed)
+    typer.echo(f"\n{report}")
+    if not report.ok:
+        raise typer.Exit(NUMERICAL_FAILURE)
+
+
+def main() -> None:
+    """The entry point of `ppl-gen`."""
+    app()
+
+
+@contextmanager
+def _route_told() -> Iterator[None]:
+    """Print what the library logs meanwhile: the route of rule 21 and its reason."""
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            typer.echo(f"route     {record.getMessage()}\n")
+
+    log, told = logging.getLogger("ppl_gen"), Told(logging.INFO)
+    level = log.level
+    log.addHandler(told)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(told)
+        log.setLevel(level)
+
+
+def _leave(status: Status) -> Never:
+    if status.name == "INTERRUPTED":
+        raise typer.Exit(STOPPED)
+    raise typer.Exit(0 if status.usable else NUMERICAL_FAILURE)

@@ -1,0 +1,109 @@
+"""What is written on the command line, read: SPEC with its --set, --algorithm, --device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from ppl_gen.declare.declared import nearest
+from ppl_gen.declare.files import read_spec
+from ppl_gen.declare.notation import parse
+from ppl_gen.declare.spec import Spec
+from ppl_gen.errors import FitError, SpecError
+from ppl_gen.infer.algorithms import ALGORITHMS, EM, SVI, Algorithm
+
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+def declared(spec: str, settings: Sequence[str]) -> Spec:
+    """The declaration with every --set carried out, in order.
+
+    Raises:
+        SpecError: the declaration or a setting is wrong; the message begins with the file or the setting.
+
+    Example:
+        >>> declared("gaussian_mixture", ["z.k=2"]).model["z"]
+        Categorical(2)
+        >>> declared("gaussian_mixture", ["z"])
+        Traceback (most recent call last):
+        ppl_gen.errors.SpecError: --set z: write NODE.OPTION=VALUE, as --set z.k=2
+
+    """
+    found = read_spec(spec)
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if not equals:
+            raise SpecError(f"--set {setting}: write NODE.OPTION=VALUE, as --set z.k=2")
+        try:
+            found = found.replace(path.strip(), value.strip())
+        except SpecError as error:
+            raise SpecError(f"--set {setting}: {error}") from None
+    return found
+
+
+def algorithm(text: str | None) -> Algorithm | None:
+    """EM or SVI as written; None where nothing is.
+
+    Raises:
+        FitError: the text is no algorithm, or an option of it is wrong.
+
+    Example:
+        >>> algorithm("SVI(epochs=20)").epochs
+        20
+        >>> algorithm("SVI(epoch=20)")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ppl_gen.errors.FitError: --algorithm SVI(epoch=20): SVI has no option 'epoch'; did you mean 'epochs'? ...
+
+    """
+    if text is None:
+        return None
+    words = {name: _checked(name, make) for name, make in ALGORITHMS.items()}
+    try:
+        # The bare word is the algorithm with its defaults.
+        found = words[text]() if text in words else parse(text, words)
+    except ValueError as error:
+        raise FitError(f"--algorithm {text}: {error}") from None
+    if not isinstance(found, EM | SVI):
+        raise FitError(f'--algorithm {text}: write {" or ".join(words)}, as "SVI(epochs=20)"')
+    return found
+
+
+def check_device(name: str) -> None:
+    """Find out before any work whether torch can compute on a device.
+
+    Raises:
+        FitError: it cannot.
+
+    Example:
+        >>> check_device("gpu")
+        Traceback (most recent call last):
+        ppl_gen.errors.FitError: --device gpu: write one of cpu, cuda, mps, xpu, perhaps with a number, as cuda:1
+
+    """
+    if name.partition(":")[0] not in DEVICES:
+        raise FitError(
+            f"--device {name}: write one of {', '.join(DEVICES)}, perhaps with a number, as cuda:1"
+        )
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise FitError(f"--device {name}: {str(error).splitlines()[0]}") from None
+
+
+def _checked(name: str, make: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
+    """An algorithm's constructor that knows its options by name, and says them."""
+    options = [field.name for field in fields(make)]  # type: ignore[arg-type]
+
+    def build(*values: Any, **given: Any) -> Algorithm:
+        if values:
+            raise FitError(f"{name} takes its options by keyword: {', '.join(options)}")
+        for option in given:
+            if option not in options:
+                hint = nearest(option, options) or ";"
+                raise FitError(f"{name} has no option '{option}'{hint} its options: {', '.join(options)}")
+        return make(**given)
+
+    return build

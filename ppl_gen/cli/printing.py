@@ -1,0 +1,253 @@
+"""What the commands print: a declaration, a fit, warnings, and how far a fit has come."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from ppl_gen.declare.guide import derive_guide
+from ppl_gen.declare.node import Node
+from ppl_gen.declare.scope import Entries, node_parents
+from ppl_gen.declare.spec import Roles, Spec
+from ppl_gen.errors import SpecError
+
+if TYPE_CHECKING:
+    from ppl_gen.data.table import Table
+    from ppl_gen.infer.svi import Progress as Callback
+    from ppl_gen.results.fit import Fit
+
+SHOWN_NUMBERS = 60  # of one parameter; a larger one is told by its shape
+SHOWN_COLUMNS = 8
+PACKAGE = Path(__file__).parent.parent
+STAND_IN = 2  # for a size that the declaration leaves to the data
+
+
+def complain(message: object) -> None:
+    """Say on stderr what is wrong."""
+    print(f"error: {message}", file=sys.stderr)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """The library's warnings as one line each on stderr, each once; those of what it stands on are kept back."""
+    said: set[str] = set()
+
+    def say(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:  # noqa: ARG001
+        if str(message) not in said and Path(filename).is_relative_to(PACKAGE):
+            said.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = say
+        yield
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callback | None]:
+    """A callback for `fit` that draws a bar with the ELBO and the time left; None where nobody looks."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[elbo]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("fitting", total=None, elbo="")
+
+        def advance(done: int, planned: int, elbo: float) -> None:
+            bar.update(task, completed=done, total=planned, elbo=f"ELBO {elbo:,.1f}")
+
+        yield advance
+
+
+def roles_text(table: Table) -> str:
+    """Who is observed, latent and given, with the columns read.
+
+    Example:
+        >>> from ppl_gen.data.reading import read_table
+        >>> from ppl_gen.declare.files import read_spec
+        >>> print(roles_text(read_table([[0.0, 1.0], [1.0, 2.0], [2.0, 0.0]], read_spec("gaussian_mixture"))))
+        rows      3
+        observed  x (x[0], x[1])
+        latent    z
+        inputs    none
+
+    """
+    schema = table.schema
+
+    def told(name: str) -> str:
+        columns = schema.column_names(name)
+        if columns == (name,):
+            return name
+        return (
+            f"{name} ({', '.join(columns) if len(columns) <= SHOWN_COLUMNS else f'{len(columns)} columns'})"
+        )
+
+    return _aligned(
+        {
+            "rows": str(table.n_units),
+            "observed": ", ".join(map(told, schema.roles.observed)),
+            "latent": ", ".join(schema.roles.latent) or "none",
+            "inputs": ", ".join(map(told, schema.roles.inputs)) or "none",
+        }
+    )
+
+
+def spec_text(spec: Spec) -> str:
+    """A declaration, its graph, its factorisation, its guide and its route.
+
+    Example:
+        >>> from ppl_gen.declare.phrasebook import vae
+        >>> print(spec_text(vae(2, (8,))))
+        model:
+          z: Normal(2, loc=0, scale=1)
+          x: Normal(loc=MLP(z, [8]), scale=1)
+        <BLANKLINE>
+        observed  x (the leaves, taken as observed before there are data)
+        latent    z
+        inputs    none
+        graph     z → x
+        model     p(x, z) = p(z) · p(x | z)
+        guide     q(z | x)
+                  z_trunk: MLP(x, [8])
+                  z: Normal(2, loc=Linear(z_trunk), scale=Linear(z_trunk))
+                  (derived)
+        route     SVI: 'z' is a continuous latent (with 2 columns for x, which the data decide)
+
+    """
+    roles = spec.roles()
+    why = "as columns: says" if spec.columns else "the leaves, taken as observed before there are data"
+    arrows = [f"{', '.join(above)} → {name}" for name in spec.nodes if (above := spec.node_parents(name))]
+    facts = {
+        "observed": f"{', '.join(roles.observed)} ({why})",
+        "latent": ", ".join(roles.latent) or "none",
+        "inputs": ", ".join(roles.inputs) or "none",
+        "graph": "; ".join(arrows) or "no arrows",
+        "model": _joint(spec, roles),
+        "guide": "\n".join(_guide(spec, roles)),
+        "route": _route(spec),
+    }
+    return f"{spec}\n{_aligned(facts)}"
+
+
+def fit_text(fit: Fit) -> str:
+    """A fit in full: declaration, roles, status, likelihood, parameters, certificate."""
+    roles, options = fit.program.schema.roles, dict(fit.algorithm)
+    name = options.pop("name", "")
+    facts = {
+        "observed": ", ".join(roles.observed),
+        "latent": ", ".join(roles.latent) or "none",
+        "inputs": ", ".join(roles.inputs) or "none",
+        "algorithm": f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})",
+        "seed": str(fit.seed),
+    }
+    return f"{fit.spec}\n{_aligned(facts)}\n{outcome_text(fit)}"
+
+
+def outcome_text(fit: Fit) -> str:
+    """How a fit ended: status, likelihood, parameters, certificate."""
+    exact = not fit.program.continuous
+    facts = {
+        "status": fit.status.value,
+        "log-lik.": f"{fit.log_likelihood:.6f} nats over {fit.n_units} rows{'' if exact else ' (estimated)'}",
+        "ELBO": f"{fit.elbo:.6f}",
+        "AIC, BIC": f"{fit.aic:.3f}, {fit.bic:.3f} with {fit.n_parameters} free numbers",
+    }
+    if len(fit.modes) > 1:
+        hits = ", ".join(f"{mode.log_likelihood:.4f} ({mode.hits})" for mode in fit.modes[:5])
+        more = f" and {len(fit.modes) - 5} more" * (len(fit.modes) > 5)
+        facts["maxima"] = f"{hits}{more}: log-likelihood (restarts that reached it)"
+    if fit.run.notes:
+        facts["notes"] = "\n".join(fit.run.notes)
+    parameters = {
+        f"{name}.{key}": _numbers(value) for name, own in fit.parameters.items() for key, value in own.items()
+    }
+    return f"{_aligned(facts)}\n\n{_aligned(parameters)}\n\n{fit.certificate}"
+
+
+def _aligned(facts: Mapping[str, str]) -> str:
+    width = max(map(len, facts)) + 2
+    lines = (
+        f"{name if not i else '':<{width}}{part}".rstrip()
+        for name, text in facts.items()
+        for i, part in enumerate(text.split("\n"))
+    )
+    return "\n".join(lines)
+
+
+def _numbers(value: Any) -> str:
+    """A parameter's numbers where they are few, else its shape; of a function, each of its parts."""
+    if isinstance(value, np.ndarray):
+        if value.size <= SHOWN_NUMBERS:
+            return np.array2string(value, precision=4, suppress_small=True, max_line_width=90)
+        return f"{' × '.join(map(str, value.shape))} numbers"
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key} {_numbers(own)}" for key, own in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_numbers, value))
+    return str(value)
+
+
+def _joint(spec: Spec, roles: Roles) -> str:
+    """P(x, z) as a product over nodes, in generative order."""
+    given = f" | {', '.join(roles.inputs)}" if roles.inputs else ""
+    names = [name for name in spec.nodes if name not in roles.inputs]
+    return f"p({', '.join((*roles.observed, *roles.latent))}{given}) = {_product('p', names, spec.model)}"
+
+
+def _product(letter: str, names: list[str], entries: Entries) -> str:
+    factors = []
+    for name in names:
+        above = node_parents(entries, entries[name])
+        factors.append(f"{letter}({name}{' | ' if above else ''}{', '.join(above)})")
+    return " · ".join(factors)
+
+
+def _guide(spec: Spec, roles: Roles) -> Iterator[str]:
+    guide = spec.guide if spec.guide is not None else derive_guide(spec, roles)
+    drawn = [name for name, entry in guide.items() if isinstance(entry, Node)]
+    summed = [name for name in roles.latent if name not in drawn]
+    if drawn:
+        yield _product("q", drawn, guide)
+        yield from (f"{name}: {entry}" for name, entry in guide.items())
+        yield "(as written)" if spec.guide is not None else "(derived)"
+    if summed:
+        yield f"{', '.join(summed)}: exact, every value is enumerated"
+    elif not drawn:
+        yield "none: nothing is latent"
+
+
+def _route(spec: Spec) -> str:
+    """The algorithm that `fit` would take, and why; a size that is left to the data is stood in for."""
+    # Imported here: the declaration alone is printed without torch.
+    from ppl_gen.data.sizes import declared_sizes, schema_without_data
+    from ppl_gen.infer.route import route
+    from ppl_gen.program.program import compile_spec
+
+    known = declared_sizes(spec)
+    open_dims = [name for name in spec.nodes if name not in known.dims and not spec.is_category(name)]
+    open_k = [name for name in spec.nodes if name not in known.k and spec.is_category(name)]
+    sizes = {f"{n}.dim": STAND_IN for n in open_dims} | {f"{n}.k": STAND_IN for n in open_k}
+    try:
+        _, reason = route(compile_spec(spec, schema_without_data(spec, sizes)))
+    except SpecError as error:
+        if not sizes:
+            raise
+        return f"for the data to decide: {error}"
+    stood_in = [f"{STAND_IN} columns for {n}" for n in open_dims] + [f"k={STAND_IN} for {n}" for n in open_k]
+    return reason + (f" (with {', '.join(stood_in)}, which the data decide)" if stood_in else "")

@@ -1,0 +1,140 @@
+"""fit: from a declaration and data to a Fit."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppl_gen.certify.certify import certify
+from ppl_gen.data.reading import read_table
+from ppl_gen.data.table import Table
+from ppl_gen.declare.files import read_spec
+from ppl_gen.declare.spec import Spec
+from ppl_gen.errors import DataError, FitError
+from ppl_gen.infer.algorithms import EM, SVI, Algorithm, described
+from ppl_gen.infer.em import run_em
+from ppl_gen.infer.route import em_obstacle, route
+from ppl_gen.infer.run import Run
+from ppl_gen.infer.summary import bound_and_likelihood
+from ppl_gen.infer.svi import Progress, run_svi
+from ppl_gen.program.program import Program, compile_spec
+from ppl_gen.results.fit import Fit
+
+log = logging.getLogger("ppl_gen")
+
+VERSIONED = ("ppl_gen", "torch", "pyro-ppl", "numpy")
+
+
+def fit(
+    spec: Spec | str | Path,
+    data: Any,
+    algorithm: Algorithm | None = None,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> Fit:
+    """Fit a declared model: EM through enumeration, or SVI on the ELBO.
+
+    Args:
+        spec: a Spec, the path of a YAML file, or the name of a shipped model.
+        data: {"x": array}, one array for the only leaf, a DataFrame, or the path of a CSV file. What the data
+            have is observed, what they lack is latent (rule 16).
+        algorithm: EM(…) or SVI(…); left out, the route of rule 21, which is logged with its reason.
+        seed: of starts, minibatches and draws; kept in the Fit.
+        dtype: default float64 for discrete latents, float32 where a latent is continuous.
+        device: default the CPU.
+        progress: called after each epoch of SVI with epochs done, epochs in all, and the ELBO.
+
+    Returns:
+        The Fit, its certificate included. Ctrl-C ends the run after the step at hand, and the Fit so far is
+        returned with status INTERRUPTED.
+
+    Raises:
+        SpecError: the declaration is wrong, or cannot be compiled.
+        DataError: the data do not fit it.
+        FitError: the algorithm cannot fit this model; the message says why.
+
+    Example:
+        >>> import numpy as np
+        >>> from ppl_gen import By, Categorical, Normal, Spec
+        >>> x = np.concatenate([np.random.default_rng(0).normal(m, 1, (50, 1)) for m in (0, 9)])
+        >>> result = fit(Spec(model=dict(z=Categorical(2), x=Normal(1, loc=By("z"), scale=By("z")))), {"x": x})
+        >>> result.converged, result.parameters["x"]["loc"].round(0).T
+        (True, array([[9., 0.]]))
+    """
+    declared = spec if isinstance(spec, Spec) else read_spec(spec)
+    table = read_table(data, declared)
+    _warn(*declared.warnings, *table.warnings)
+    program = compile_spec(declared, table.schema, seed=seed, dtype=dtype, device=device)
+    algorithm, reason = choose(program, algorithm)
+    log.info("%s", reason)
+    _enough_rows(program, table)
+    if isinstance(algorithm, EM):
+        run = run_em(program, table, algorithm, seed=seed)
+    else:
+        run = run_svi(program, table, algorithm, seed=seed, progress=progress)
+    return conclude(program, table, run, algorithm, seed)
+
+
+def choose(program: Program, algorithm: Algorithm | None) -> tuple[Algorithm, str]:
+    """The algorithm to run and the reason; one given by hand is taken where it can be.
+
+    Raises FitError where EM was asked for and cannot be run, with the reason.
+    """
+    routed, reason = route(program)
+    if algorithm is None:
+        return routed, reason
+    if isinstance(algorithm, SVI):
+        return algorithm, "SVI: as asked"
+    if not isinstance(algorithm, EM):
+        raise FitError(f"algorithm must be EM(…) or SVI(…), not {algorithm!r}")
+    obstacle = em_obstacle(program)
+    if obstacle is not None:
+        raise FitError(f"EM cannot fit this model: {obstacle}. Leave the algorithm out, or use SVI(…)")
+    return algorithm, "EM: as asked"
+
+
+def conclude(program: Program, table: Table, run: Run, algorithm: Algorithm, seed: int) -> Fit:
+    """Load a run's parameters, sum up, certify."""
+    program.load_state_dict(run.state)
+    if not run.status.usable:
+        _warn(run.status.value)
+    if isinstance(algorithm, EM) and run.history:  # the exact posterior: the gap of F2 is 0
+        elbo = log_likelihood = run.history[-1]
+    else:
+        elbo, log_likelihood = bound_and_likelihood(program, run.state, table, seed)
+    return Fit(
+        program=program,
+        run=run,
+        algorithm=described(algorithm),
+        seed=seed,
+        n_units=table.n_units,
+        log_likelihood=log_likelihood,
+        elbo=elbo,
+        certificate=certify(program, run, table, seed=seed),
+        versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONED}},
+        data=table,
+    )
+
+
+def _enough_rows(program: Program, table: Table) -> None:
+    for name in program.enumerated:
+        classes = program.generative.draws[name].sizes.k or 2
+        if table.n_units < classes:
+            raise DataError(
+                f"{table.n_units} row(s) cannot tell {classes} classes of '{name}' apart; "
+                f"give at least {classes} rows, or fewer classes"
+            )
+
+
+def _warn(*messages: str) -> None:
+    for message in messages:
+        warnings.warn(message, stacklevel=3)

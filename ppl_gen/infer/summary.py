@@ -1,0 +1,52 @@
+"""The ELBO and the log-likelihood of all rows at the parameters a run ended with."""
+
+from __future__ import annotations
+
+import torch
+
+from ppl_gen.data.table import Table
+from ppl_gen.infer.elbo import TraceableELBO, functional_pair
+from ppl_gen.infer.enumeration import State, log_marginal
+from ppl_gen.infer.importance import importance_log_likelihood
+from ppl_gen.program.lowering import pyro_scope
+from ppl_gen.program.program import Program
+
+CHUNK = 16_384
+DRAWS = 64  # importance draws a row for log p(x), and draws of the ELBO
+ESTIMATED_ROWS = 10_000  # rows beyond which log p(x) is estimated on a sample of them
+
+
+def bound_and_likelihood(program: Program, state: State, table: Table, seed: int) -> tuple[float, float]:
+    """(ELBO, log-likelihood), both in nats summed over rows.
+
+    With discrete latents alone both are Σ_d log p(x_d): the posterior is exact and the gap of F2 is 0. With
+    continuous ones the ELBO is the mean over draws and the log-likelihood an importance-weighted estimate (E3).
+    """
+    tensors = program.tensors(table.arrays)
+    if not program.continuous and not program.recognition.draws:
+        total = 0.0
+        with pyro_scope(), torch.no_grad():
+            for start in range(0, table.n_units, CHUNK):
+                rows = {name: value[start : start + CHUNK] for name, value in tensors.items()}
+                total += float(log_marginal(program, state, rows).double().sum())
+        return total, total
+    share = 1.0
+    if table.n_units > ESTIMATED_ROWS:
+        picked = torch.randperm(table.n_units, generator=torch.Generator().manual_seed(seed))[:ESTIMATED_ROWS]
+        tensors = {name: value[picked.to(value.device)] for name, value in tensors.items()}
+        share = table.n_units / ESTIMATED_ROWS
+    values, _ = importance_log_likelihood(program, state, tensors, draws=DRAWS, seed=seed)
+    return share * _bound(program, state, tensors, seed), share * float(values.double().sum())
+
+
+def _bound(program: Program, state: State, tensors: dict[str, torch.Tensor], seed: int) -> float:
+    total, chunk = 0.0, max(1, CHUNK // DRAWS)
+    n = len(next(iter(tensors.values())))
+    devices = [program.device] if program.device.type == "cuda" else []
+    with pyro_scope(), torch.no_grad(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for start in range(0, n, chunk):
+            rows = {name: value[start : start + chunk] for name, value in tensors.items()}
+            bounds = TraceableELBO(DRAWS).per_row(*functional_pair(program, state), rows)
+            total += float(bounds.double().sum())
+    return total

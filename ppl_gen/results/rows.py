@@ -1,0 +1,72 @@
+"""Rows for a query: read against the training schema, cut in blocks, drawn under one seed."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_gen.data.reading import Need, read_table
+from ppl_gen.data.table import Table
+from ppl_gen.errors import FitError
+from ppl_gen.program.lowering import pyro_scope
+from ppl_gen.program.program import Program
+
+Rows = dict[str, Tensor]
+
+CELLS = 4_000_000  # numbers of one intermediate result held at a time
+
+
+def read_rows(program: Program, rows: Any, need: Need = "all") -> Table:
+    """New rows, held against the columns, widths and levels of the training data, with its warnings."""
+    table = read_table(rows, program.spec, schema=program.schema, need=need)
+    for note in table.warnings:
+        warnings.warn(note, UserWarning, stacklevel=3)
+    return table
+
+
+def in_blocks(program: Program, rows: Rows, copies: int = 1) -> Iterator[Rows]:
+    """The rows a block at a time, so that `copies` draws of each, under every class, stay small in memory."""
+    size = block_size(program, copies)
+    for start in range(0, len(next(iter(rows.values()))), size):
+        yield {name: value[start : start + size] for name, value in rows.items()}
+
+
+def block_size(program: Program, copies: int = 1) -> int:
+    """Rows a block: CELLS over the numbers that one row takes, a matrix parameter counted in full."""
+    classes = math.prod(math.prod(program.generative.draws[name].sizes.levels) for name in program.enumerated)
+    draws = (*program.generative.draws.values(), *program.recognition.draws.values())
+    width = sum(2 * math.prod(slot.target.axes) for draw in draws for slot in draw.slots.values())
+    return max(1, CELLS // (copies * (classes + width)))
+
+
+@contextmanager
+def seeded(program: Program, seed: int) -> Iterator[None]:
+    """No gradients, Pyro in a scope of its own, and random numbers of this seed; all are put back."""
+    devices = {value.device for value in program.state_dict().values() if value.is_cuda}
+    with pyro_scope(), torch.no_grad(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def at_least_one(value: Any, what: str) -> int:
+    """A count of draws or rows that a user gave.
+
+    Raises:
+        FitError: it is not a whole number from 1.
+
+    Example:
+        >>> at_least_one(0, "draws")
+        Traceback (most recent call last):
+        ...
+        ppl_gen.errors.FitError: draws must be a whole number from 1, not 0
+
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
+        raise FitError(f"{what} must be a whole number from 1, not {value!r}")
+    return int(value)

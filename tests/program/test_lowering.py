@@ -1,0 +1,154 @@
+"""Eager, traced and compiled are three ways to run one step: the numbers, the noise and the errors agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from ppl_gen.data.reading import read_table
+from ppl_gen.declare.files import read_spec
+from ppl_gen.declare.nodes import Bernoulli, Categorical, MultivariateNormal, Normal, Poisson
+from ppl_gen.declare.spec import Spec
+from ppl_gen.declare.terms import By, Linear
+from ppl_gen.errors import FitError
+from ppl_gen.infer.algorithms import EM, SVI
+from ppl_gen.infer.em import run_em
+from ppl_gen.infer.enumeration import expectation_step
+from ppl_gen.infer.svi import run_svi
+from ppl_gen.program.families.bernoulli import BernoulliVector
+from ppl_gen.program.families.categorical import CategoricalVector
+from ppl_gen.program.families.multivariate_normal import CholeskyNormal
+from ppl_gen.program.families.normal import DiagonalNormal
+from ppl_gen.program.families.poisson import PoissonVector
+from ppl_gen.program.lowering import Lowered, pyro_scope
+from ppl_gen.program.program import compile_spec
+
+X = np.random.default_rng(0).normal(size=(30, 2)) + 4 * (np.arange(30) % 2)[:, None]
+
+
+def noisy(x: torch.Tensor) -> torch.Tensor:
+    with pyro.plate("rows", x.shape[0]):
+        return pyro.sample("e", dist.Normal(x, 1.0))
+
+
+def test_a_traced_step_is_the_eager_one_to_the_last_bit():
+    program = compile_spec("gaussian_mixture", {"x": X})
+    step, ones = expectation_step(program), torch.ones(30, dtype=torch.float64)
+    state = {path: torch.randn_like(value) for path, value in program.state_dict().items()}
+    rows = {"x": torch.tensor(X)}
+    value, statistics = Lowered(step, "eager")(state, rows, ones)
+    traced = Lowered(step, "traced")
+    for _ in range(2):
+        again, others = traced(state, rows, ones)
+        assert torch.equal(value, again)
+        assert all(torch.equal(statistics[name], others[name]) for name in statistics)
+
+
+def test_other_shapes_get_a_graph_of_their_own():
+    step = Lowered(lambda x: x.sum() / x.shape[0], "traced")
+    assert float(step(torch.full((200,), 3.0))) == 3.0
+    assert float(step(torch.full((1,), 3.0))) == 3.0
+    assert float(step(torch.full((1,), 3.0, dtype=torch.float64))) == 3.0
+
+
+def test_a_tensor_that_the_step_captured_is_refused_instead_of_frozen():
+    captured = torch.ones(3)
+    with pytest.raises(FitError, match=r"captured the tensor .* of shape \(3,\) as a constant"):
+        Lowered(lambda x: x + captured, "traced")(torch.zeros(3))
+
+
+def test_recording_takes_no_noise_from_the_run():
+    x = torch.zeros(4)
+    torch.manual_seed(0)
+    with pyro_scope():
+        eager = [noisy(x) for _ in range(3)]
+    torch.manual_seed(0)
+    step = Lowered(noisy, "traced")
+    traced = [step(x) for _ in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(eager, traced, strict=True))
+    assert not torch.equal(traced[0], traced[1])
+
+
+def test_lowering_leaves_pyros_settings_and_store_alone():
+    pyro.clear_param_store()
+    pyro.param("mine", torch.ones(1))
+    with pyro.validation_enabled(True):
+        Lowered(noisy, "traced")(torch.zeros(2))
+        Lowered(noisy, "eager")(torch.zeros(2))
+        assert pyro.poutine.util.is_validation_enabled()
+    assert list(pyro.get_param_store().keys()) == ["mine"]
+    pyro.clear_param_store()
+
+
+# One program: EM and SVI, eager, traced or compiled, have no formula of their own beside the distribution's.
+Z = {"z": Categorical(2)}
+COUNTS = np.random.default_rng(1).poisson(4, (30, 1)).astype(float)
+COINS = np.random.default_rng(2).integers(0, 2, (30, 3)).astype(float)
+FAMILIES = {
+    CholeskyNormal: (Z | {"x": MultivariateNormal(loc=By("z"), cov=By("z"))}, X),
+    DiagonalNormal: (Z | {"x": Normal(loc=By("z"), scale=By("z"))}, X),
+    PoissonVector: (Z | {"x": Poisson(rate=By("z"))}, COUNTS),
+    BernoulliVector: (Z | {"x": Bernoulli(probs=By("z"))}, COINS),
+    CategoricalVector: (Z | {"x": Categorical(probs=By("z"))}, COINS.astype(int)),
+}
+MIXED = {"z": Categorical(2), "x": Normal(loc=Linear("z"), scale=1)}
+
+
+def run(model: dict[str, object], x: np.ndarray, how: str, by_em: bool) -> float:
+    spec = Spec(model=model)
+    table = read_table({"x": x}, spec)
+    program = compile_spec(spec, table.schema)
+    if by_em:
+        return run_em(program, table, EM(max_steps=1, restarts=1, lowering=how)).history[-1]
+    return run_svi(program, table, SVI(epochs=1, lowering=how)).history[-1]
+
+
+def half_again(monkeypatch: pytest.MonkeyPatch, family: type) -> None:
+    stock = family.log_prob
+    monkeypatch.setattr(family, "log_prob", lambda self, value: 1.5 * stock(self, value))
+
+
+@pytest.mark.parametrize("by_em", [True, False], ids=["EM", "SVI"])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
+def test_replacing_a_density_changes_every_result_alike(monkeypatch, family, by_em):
+    model, x = FAMILIES[family]
+    before = run(model, x, "eager", by_em)
+    half_again(monkeypatch, family)
+    eager, traced = (run(model, x, how, by_em) for how in ("eager", "traced"))
+    assert abs(eager - before) > 1
+    assert eager == traced
+
+
+@pytest.mark.parametrize("by_em", [True, False], ids=["EM", "SVI"])
+def test_replacing_a_density_changes_the_compiled_result_too(monkeypatch, by_em):
+    model, x = FAMILIES[DiagonalNormal]
+    half_again(monkeypatch, DiagonalNormal)
+    eager, compiled = (run(model, x, how, by_em) for how in ("eager", "compiled"))
+    assert compiled == pytest.approx(eager, rel=1e-10)
+
+
+def test_a_broken_compiler_is_a_log_line_and_the_traced_step_runs(monkeypatch, caplog):
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: broken)
+    step = Lowered(lambda x: 2 * x, "compiled")
+    assert float(step(torch.ones(1))) == 2
+    assert step.executed == "traced"
+    assert "no compiler here" in caplog.text
+
+
+def test_svi_draws_the_same_noise_however_it_is_lowered():
+    spec = read_spec("vae_diagonal")
+    table = read_table({"x": X}, spec)
+    histories = {}
+    for how in ("eager", "traced"):
+        program = compile_spec(spec, table.schema)
+        done = run_svi(program, table, SVI(epochs=2, batch_size=16, lowering=how), seed=3)
+        histories[how] = (done.history, done.state)
+    assert histories["eager"][0] == histories["traced"][0]
+    for path, value in histories["eager"][1].items():
+        assert torch.equal(value, histories["traced"][1][path])
