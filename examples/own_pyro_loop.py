@@ -48,9 +48,7 @@ def main(small: bool = False) -> None:
     print("loadings of alcohol on the two factors:", program.natural()["x"]["loc"]["weight"][0].round(2))
     # The model is given no x here, so it draws x; Predictive hands it the guide's z for three wines.
     first = {"x": data["x"][:3]}
-    replicas = Predictive(lambda _: program.model(n=3), guide=guide, num_samples=200)(first)[
-        "x"
-    ]  # (200, 3, 13)
+    replicas = Predictive(lambda _: program.model(n=3), guide=guide, num_samples=200)(first)["x"]
     print("alcohol of three wines, standardised:", first["x"][:, 0].numpy().round(2))
     print("mean of 200 replicas of each:        ", replicas.mean(0)[:, 0].numpy().round(2))
 

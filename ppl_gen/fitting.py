@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import warnings
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +120,16 @@ def conclude(program: Program, table: Table, run: Run, algorithm: Algorithm, see
         log_likelihood=log_likelihood,
         elbo=elbo,
         certificate=certify(program, run, table, seed=seed),
-        versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONED}},
+        versions={"python": platform.python_version(), **{name: _version(name) for name in VERSIONED}},
         data=table,
     )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # on the path, but not installed
+        return "unknown"
 
 
 def _enough_rows(program: Program, table: Table) -> None:

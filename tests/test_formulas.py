@@ -181,6 +181,16 @@ def test_the_bound_touches_the_likelihood_at_its_own_parameters_and_is_below_els
         assert apart.item() > 0
 
 
+@pytest.mark.parametrize("name", ["gaussian_mixture", "gaussian_mixture_tied"])
+@pytest.mark.parametrize("columns", [15, 16, 20])  # from 16 on another arrangement of the density runs
+def test_many_columns_are_scored_as_few_are(name, columns):
+    x = np.random.default_rng(0).normal(size=(N, columns))
+    program = compiled(SHIPPED[name], {"x": x}, jitter=0.1)
+    table = log_joint_table(Evaluation(program.spec, program.schema, numbers(program)), {"x": x}, ("z",))
+    found = log_marginal(program, program.state_dict(), program.tensors({"x": x}))
+    close(found.detach().numpy(), ref.log_marginal(table))
+
+
 # Continuous latents: F9 to F11
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import poutine
-from scipy import special, stats
+from scipy import linalg, special, stats
 
 from ppl_gen.certify.evaluate import Evaluation
 from ppl_gen.data.schema import Schema
@@ -62,7 +62,7 @@ class ByHand:
     def named(self, name, term):
         if isinstance(term, MLP) and term.dim is None:
             return self.hidden(term, f"generative.layers.{name}:")
-        return self.predictor(term, f"generative.layers.{name}:", term.dim, True)
+        return self.predictor(term, f"generative.layers.{name}:", None, True)
 
     def hidden(self, term, path):
         h = np.concatenate([self.entering(name, True) for name in term.of])
@@ -71,29 +71,37 @@ class ByHand:
             h = np.array([ACTIVATIONS[term.activation](v) for v in a])
         return h
 
-    def predictor(self, term, path, size, intercept):
-        """A flat vector of `size` numbers (or 1 that stands for all)."""
+    def predictor(self, term, path, table, intercept):
+        """The predictor: a vector, or a `table` (items, k) of categories."""
         match term:
             case Free() | By():
                 parents = term.of if isinstance(term, By) else ()
                 own = self.table(f"{path}.table", parents)
+                if getattr(term, "ordered", False):
+                    level, steps = int(np.squeeze(self.row[parents[0]])), self.state[f"{path}.table"]
+                    return steps[0] + sum(np.exp(steps[i]) for i in range(1, level + 1))
                 return own if intercept else own - self.state[f"{path}.table"][(0,) * self.axes(parents)]
             case Linear():
                 x = np.concatenate([self.entering(name, False) for name in term.of])
                 u = self.table(f"{path}.weight", term.by) @ x
                 if isinstance(term.bias, Value):
-                    return u + np.asarray(term.bias.value)
-                return u + self.table(f"{path}.bias", term.by) if intercept else u
+                    u = u + np.asarray(term.bias.value)
+                elif intercept:
+                    u = u + self.table(f"{path}.bias", term.by)
+                if table:  # the first category is the reference
+                    u = np.concatenate([np.zeros((table[0], 1)), u.reshape(table[0], -1)], axis=1)
+                return u
             case MLP():
                 last = len(term.hidden)
                 u = self.table(f"{path}.weights.{last}", term.by) @ self.hidden(term, path)
-                return u + self.table(f"{path}.biases.{last}", term.by) if intercept else u
+                u = u + self.table(f"{path}.biases.{last}", term.by) if intercept else u
+                return u.reshape(table) if table else u
             case Name():
                 entry = self.spec.model[term.name]
                 return self.named(term.name, entry) if isinstance(entry, Term) else self.row[term.name]
         total, free = 0.0, True
         for i, part in enumerate(term.terms):
-            total = total + self.predictor(part, f"{path}.terms.{i}", size, free)
+            total = total + self.predictor(part, f"{path}.terms.{i}", table, free)
             if isinstance(part, Free | By | MLP) or (isinstance(part, Linear) and part.bias == Free()):
                 free = False
         return total
@@ -101,22 +109,17 @@ class ByHand:
     def axes(self, parents):
         return sum(self.schema.dims[parent] for parent in parents)
 
-    def parameter(self, name, key, size):
-        """The natural value, flat."""
+    def parameter(self, name, key, table=None):
+        """The natural value, but for probabilities, which stay logits."""
         node, owner = self.spec.model[name], name
         term = node.terms()[key]
         if isinstance(term, Name) and isinstance(self.spec.model[term.name], Term):
             owner, term = term.name, self.spec.model[term.name]
         if isinstance(term, Value):
             return np.asarray(term.value, dtype=float)
-        u = self.predictor(term, f"generative.layers.{owner}:{key}", size, True)
+        u = self.predictor(term, f"generative.layers.{owner}:{key}", table, True)
         if node.constraints[key] == "positive":
             return np.log1p(np.exp(u)) if getattr(term, "transform", None) == "softplus" else np.exp(u)
-        if isinstance(node, Categorical):
-            cells = self.schema.dims[name]
-            u = np.reshape(u, (cells, -1) if np.size(u) % cells == 0 and np.ndim(u) < 2 else np.shape(u))
-            if isinstance(term, Linear):
-                u = np.concatenate([np.zeros((cells, 1)), u], axis=1)
         return u
 
     def log_joint(self):
@@ -127,30 +130,27 @@ class ByHand:
         )
 
     def Normal(self, name, node):
-        D = self.schema.dims[name]
         return stats.norm.logpdf(
-            self.row[name], self.parameter(name, "loc", D), self.parameter(name, "scale", D)
+            self.row[name], self.parameter(name, "loc"), self.parameter(name, "scale")
         ).sum()
 
     def MultivariateNormal(self, name, node):
         D = self.schema.dims[name]
         key = "cov" if node.cov is not None else "scale_tril"
-        given = self.parameter(name, key, D * (D + 1) // 2)
+        given = self.parameter(name, key)
         if isinstance(node.terms()[key], Value):
-            matrix = given * np.eye(D)
-            matrix = matrix @ matrix if key == "scale_tril" else matrix
+            matrix = np.sqrt(given) * np.eye(D) if key == "cov" else given * np.eye(D)
         else:
             matrix = np.zeros((D, D))
             for value, (i, j) in zip(given, np.transpose(np.tril_indices(D)), strict=True):
                 matrix[i, j] = np.exp(value) if i == j else value
-            matrix = matrix @ matrix.T
-        mean = np.broadcast_to(self.parameter(name, "loc", D), D)
-        return stats.multivariate_normal.logpdf(self.row[name], mean, matrix)
+        mean = np.broadcast_to(self.parameter(name, "loc"), D)
+        white = linalg.solve_triangular(matrix, self.row[name] - mean, lower=True)
+        return stats.norm.logpdf(white).sum() - np.log(np.diag(matrix)).sum()
 
     def Bernoulli(self, name, node):
-        D = self.schema.dims[name]
         key = "probs" if node.probs is not None else "logits"
-        given = self.parameter(name, key, D)
+        given = self.parameter(name, key)
         if key == "probs" and isinstance(node.probs, Value):
             return stats.bernoulli.logpmf(self.row[name], given).sum()
         return stats.bernoulli.logpmf(self.row[name], special.expit(given)).sum()
@@ -158,13 +158,13 @@ class ByHand:
     def Categorical(self, name, node):
         D, k = self.schema.dims[name], self.schema.k[name]
         key = "probs" if node.probs is not None else "logits"
-        given = self.parameter(name, key, D * k)
+        given = self.parameter(name, key, (D, k))
         probs = given if key == "probs" and isinstance(node.probs, Value) else special.softmax(given, axis=-1)
         probs = np.broadcast_to(probs, (D, k))
         return sum(np.log(probs[i, int(c)]) for i, c in enumerate(np.atleast_1d(self.row[name])))
 
     def Poisson(self, name, node):
-        rate = self.parameter(name, "rate", self.schema.dims[name])
+        rate = self.parameter(name, "rate")
         return stats.poisson.logpmf(self.row[name], rate).sum()
 
 
@@ -207,10 +207,12 @@ def terms(draw, model, constraint, width, table=False):
         if not isinstance(entry, Term) or isinstance(entry, MLP) or entry.dim
     ]
     function = functions(values, categories, summed=table)
-    kind = draw(st.sampled_from(["function"] * 4 + ["sum", "value", "name"]))
+    kind = draw(st.sampled_from(["function"] * 4 + ["sum", "sum", "value", "name", "ordered"]))
     if kind == "value" and not table:
         return Value(draw(st.sampled_from([0.25, 0.5])))
-    if kind == "sum" and constraint != "simplex":
+    if kind == "ordered" and "v" in model and constraint in ("real", "positive"):
+        return By("v", ordered=True, dim=1)
+    if kind == "sum":
         offsets = [
             Name(name)
             for name, entry in model.items()

@@ -75,9 +75,7 @@ class Evaluation:
         if node.family == "Normal":
             return np.asarray(reference.log_normal(x, given["loc"], given["scale"]).sum(-1))
         if node.family == "MultivariateNormal":
-            factor = given.get("scale_tril")
-            cov = given["cov"] if factor is None else factor @ np.swapaxes(factor, -1, -2)
-            return reference.log_multivariate_normal(x, given["loc"], cov)
+            return _log_normal_of_factor(x, given["loc"], self._factor(name, node, values))
         if node.family == "Poisson":
             return np.asarray(reference.log_poisson(x, given["rate"]).sum(-1))
         if node.family == "Bernoulli":
@@ -111,19 +109,30 @@ class Evaluation:
         table = self.numbers[f"{self.path}.layers.{owner}:{key}.table"]
         return self._transformed(self.predictors.node(name), key, term, table)
 
-    def _natural(self, name: str, node: Node, key: str, term: Term, values: Values) -> Array:
-        if isinstance(term, Name) and isinstance(self.entries.get(term.name), Value):
-            term = self.entries[term.name]  # type: ignore[assignment]
+    def _factor(self, name: str, node: Node, values: Values) -> Array:
+        """L of a covariance L Lᵀ, as it is learned: squaring it first would square its condition."""
+        key = "cov" if "cov" in node.terms() else "scale_tril"
+        term = self._resolved(node.terms()[key])
         if isinstance(term, Value):
-            return self._written(name, node, key, term)
+            written = self._written(name, node, key, term)
+            return np.linalg.cholesky(written) if key == "cov" else written
+        axes = self._axes(name, node, key)
+        return _lower_triangle(self.predictors.of_parameter(name, key, node.terms()[key], axes, values))
+
+    def _resolved(self, term: Term) -> Term:
+        """A named term as if written where its name stands."""
+        entry = self.entries.get(term.name) if isinstance(term, Name) else None
+        return entry if isinstance(entry, Term) else term
+
+    def _natural(self, name: str, node: Node, key: str, term: Term, values: Values) -> Array:
+        if isinstance(resolved := self._resolved(term), Value):
+            return self._written(name, node, key, resolved)
         predictor = self.predictors.of_parameter(name, key, term, self._axes(name, node, key), values)
         return self._transformed(node, key, term, predictor)
 
     def _transformed(self, node: Node, key: str, term: Term, predictor: Array) -> Array:
         """From the unconstrained scale to the parameter's own (rule 11)."""
-        if isinstance(term, Name) and isinstance(self.entries.get(term.name), Term):
-            term = self.entries[term.name]  # type: ignore[assignment]
-        constraint, transform = node.constraints[key], getattr(term, "transform", None)
+        constraint, transform = node.constraints[key], getattr(self._resolved(term), "transform", None)
         if constraint == "positive":
             return np.asarray(np.logaddexp(predictor, 0) if transform == "softplus" else np.exp(predictor))
         if constraint == "unit_interval":
@@ -168,11 +177,10 @@ class Evaluation:
     def _log_odds(self, name: str, node: Node, values: Values) -> Array:
         """The logits behind `probs`, without the detour through a rounded probability where there is none."""
         term = node.terms()["probs"]
-        if isinstance(term, Name) and isinstance(self.entries.get(term.name), Value):
-            term = self.entries[term.name]  # type: ignore[assignment]
-        if not isinstance(term, Value):
+        written = self._resolved(term)
+        if not isinstance(written, Value):
             return self.predictors.of_parameter(name, "probs", term, self._axes(name, node, "probs"), values)
-        p = np.clip(self._written(name, node, "probs", term), LEAST_PROBABILITY, 1 - np.finfo(float).eps)
+        p = np.clip(self._written(name, node, "probs", written), LEAST_PROBABILITY, 1 - np.finfo(float).eps)
         return np.asarray(np.log(p) - np.log1p(-p))
 
 
@@ -184,6 +192,13 @@ def _lower_triangle(packed: Array) -> Array:
     diagonal = np.arange(size)
     factor[..., diagonal, diagonal] = np.exp(factor[..., diagonal, diagonal])
     return factor
+
+
+def _log_normal_of_factor(x: Array, loc: Array, factor: Array) -> Array:
+    """Log N(x; loc, L Lᵀ): L⁻¹(x − loc) is standard normal, and the volume changes by the diagonal of L."""
+    white = np.linalg.solve(factor, (x - loc)[..., None])[..., 0]
+    log_volume = np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
+    return np.asarray(reference.log_normal(white, 0.0, 1.0).sum(-1) - log_volume)
 
 
 def joint_states(evaluation: Evaluation, names: Sequence[str], first: int = -2) -> dict[str, Array]:

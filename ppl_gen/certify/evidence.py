@@ -28,7 +28,7 @@ from ppl_gen.infer.importance import importance_log_likelihood
 from ppl_gen.program.lowering import pyro_scope
 
 CELLS = 4_000_000  # numbers of one tensor held at a time
-BLOCK = 4_096
+BLOCK = 16_384
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class Predictors:
         owner = name
         if isinstance(term, Name) and isinstance(self.entries.get(term.name), Term):
             owner, term = term.name, self.entries[term.name]  # type: ignore[assignment]
-        reference = isinstance(term, Linear) and self.node(name).support == "category"
+        reference = self.node(name).support == "category"
         return self.predict(term, Place(f"{self.path}.layers.{owner}:{key}", axes, reference), values)
 
     def node(self, name: str) -> Node:
@@ -109,12 +109,12 @@ class Predictors:
         return self.predict(term, Place(path, (math.prod(np.atleast_1d(dim)),)), values)
 
     @singledispatchmethod
-    def predict(self, term: Term, place: Place, values: Values) -> Array:  # noqa: ARG002
+    def predict(self, term: Term, place: Place, values: Values) -> Array:
         """The predictor of a term, (…, *axes); an axis may be 1 where one value serves all dimensions."""
         raise SpecError(f"{term} is not a term that can be evaluated")
 
     @predict.register
-    def _(self, term: Value, place: Place, values: Values) -> Array:  # noqa: ARG002
+    def _(self, term: Value, place: Place, values: Values) -> Array:
         # Only within a sum, where a number is an offset of the linear predictor.
         return np.broadcast_to(np.asarray(term.value, dtype=np.float64), place.axes)
 
@@ -154,14 +154,14 @@ class Predictors:
         return predictor.reshape(*predictor.shape[:-1], *axes)
 
     @predict.register
-    def _(self, term: Name, place: Place, values: Values) -> Array:  # noqa: ARG002
+    def _(self, term: Name, place: Place, values: Values) -> Array:
         return self.value(term.name, values)
 
     @predict.register
     def _(self, term: Sum, place: Place, values: Values) -> Array:
         total, intercept = np.zeros(()), True
         for position, part in enumerate(term.terms):
-            inner = Place(f"{place.path}.terms.{position}", place.axes, intercept=intercept)
+            inner = Place(f"{place.path}.terms.{position}", place.axes, place.reference, intercept)
             total = total + self.predict(part, inner, values)
             carries = isinstance(part, Free | By | MLP)
             intercept = intercept and not (carries or (isinstance(part, Linear) and part.bias == Free()))

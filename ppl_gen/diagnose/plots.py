@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
@@ -171,13 +172,17 @@ def _components(program: Program, latent: str, leaf: str) -> tuple[Array, Array]
 def _scatter(axes: Axes, points: Array, probabilities: Array, names: list[str]) -> None:
     """Points (N, 2), each in the colour of its most probable class."""
     codes, shares = probabilities.argmax(1), probabilities.mean(0)
-    size = float(np.clip(6000 / len(points), 4, 24))  # points of a large table must not hide each other
+    crowd = 500 / max(
+        len(points), 1
+    )  # the more rows, the smaller and fainter each: they must not hide others
+    size, alpha = np.clip(24 * crowd, 4, 24), np.clip(3 * crowd, 0.1, 0.6)
     for k, colour in enumerate(_colours(len(names))):
-        own = points[codes == k]
-        axes.scatter(
-            own[:, 0], own[:, 1], s=size, color=colour, marker=MARKERS[k % len(MARKERS)], alpha=0.6,
-            linewidths=0, label=f"{names[k]}, {100 * shares[k]:.0f} %",
-        )  # fmt: skip
+        x, y = points[codes == k].T
+        marker, label = MARKERS[k % len(MARKERS)], f"{names[k]}, {100 * shares[k]:.0f} %"
+        axes.scatter(x, y, s=size, color=colour, marker=marker, alpha=alpha, linewidths=0)
+        axes.plot(
+            [], [], marker, color=colour, markersize=5, label=label
+        )  # for the legend: full size and ink
 
 
 def _class_names(program: Program, latent: str) -> list[str]:
@@ -189,10 +194,11 @@ def _class_names(program: Program, latent: str) -> list[str]:
 def _ellipses(axes: Axes, mean: Array, covariance: Array, colour: Any) -> None:
     angle = np.linspace(0, 2 * np.pi, 181)
     circle = np.stack([np.cos(angle), np.sin(angle)])  # (2, points)
+    halo = [withStroke(linewidth=3.5, foreground="white", alpha=0.8)]  # to be seen on a crowd of one colour
     for radius, style in RADII.items():
         x, y = mean[:, None] + radius * np.linalg.cholesky(covariance) @ circle
-        axes.plot(x, y, style, color=colour, linewidth=1.6 if radius == 1 else 1.1)
-    axes.plot(*mean, "+", color=colour, markersize=9, markeredgewidth=1.8)
+        axes.plot(x, y, style, color=colour, linewidth=1.6, path_effects=halo)
+    axes.plot(*mean, "+", color=colour, markersize=9, markeredgewidth=1.8, path_effects=halo)
 
 
 def _colours(count: int) -> list[Any]:

@@ -1,0 +1,1 @@
+"""Inference: EM and SVI as pure steps, their starts and stopping."""

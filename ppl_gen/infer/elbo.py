@@ -101,7 +101,7 @@ def _log_probs(trace: Any) -> tuple[dict[str, Tensor], dict[str, int]]:
     sites = {
         name: site
         for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not type(site["fn"]).__name__ == "_Subsample"
+        if site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
     }
     axes = {
         name: site["infer"]["_enumerate_dim"]

@@ -86,7 +86,7 @@ def _filled(block: dict[str, Tensor], size: int) -> dict[str, Tensor]:
     missing = size - len(next(iter(block.values())))
     if missing == 0:
         return block
-    return {name: pad(rows.T, (0, missing)).T for name, rows in block.items()}
+    return {name: pad(rows.movedim(0, -1), (0, missing)).movedim(-1, 0) for name, rows in block.items()}
 
 
 def _summed(parts: Iterable[tuple[Tensor, Statistics]]) -> tuple[Tensor, Statistics]:

@@ -65,13 +65,13 @@ def log_sum_exp(x: Tensor, axis: int) -> Tensor:
     Written out so that its gradient, the posterior, is made of the exponentials already computed: torch's own
     takes them a second time, and they are the dearest part of an E-step.
     """
-    top = x.detach().amax(axis, keepdim=True)
+    top = x.detach().amax(axis, keepdim=True).clamp(min=torch.finfo(x.dtype).min)  # −∞ − (−∞) is no number
     return (x - top).exp().sum(axis, keepdim=True).log() + top
 
 
 def latent_axes(program: Program) -> dict[str, int]:
     """The axis of each enumerated latent."""
-    return {name: FIRST_ENUMERATED - i for i, name in enumerate(program.enumerated)}
+    return {name: FIRST_ENUMERATED - i for i, name in enumerate(program.discrete)}
 
 
 def log_marginal(program: Program, state: State, rows: Rows) -> Tensor:
@@ -174,7 +174,7 @@ def _joint_weights(program: Program, names: list[str], marginal: Tensor, rows: R
     order = [axes[name] + depth for name in wanted]
     others = [axis for axis in range(depth - 1) if axis not in order]
     weights = full.permute(*order, *others, depth - 1)
-    weights = weights.reshape(tuple(weights.shape[: len(order)]) + (weights.shape[-1],))
+    weights = weights.reshape((*weights.shape[: len(order)], weights.shape[-1]))
     for position, name in enumerate(names):
         if name not in axes:
             weights = weights.unsqueeze(position) * _indicators(program, name, rows, weights, position)
@@ -233,7 +233,8 @@ def site_of(program: Program, draw: Draw, state: State) -> tuple[dict[str, Tenso
                 predictor = torch.where(free[key], state[f"{path}.table"], state[f"{path}.value"])
         else:
             predictor = state[f"{path}.table"]
-            own = predictor.shape[len(layer.lookup.levels) :]  # type: ignore[union-attr]
+            assert isinstance(layer, Table)
+            own = predictor.shape[len(layer.lookup.levels) :]
             if slot.target.shareable and own[0] == 1 and slot.target.axes[0] != 1:
                 shared.append(key)
         current[key] = slot.constraint.working(predictor)

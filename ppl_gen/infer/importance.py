@@ -13,7 +13,7 @@ from ppl_gen.infer.enumeration import State
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
 
-CELLS = 2_000_000  # rows × draws held at a time
+CELLS = 5_000_000  # rows × draws × dimensions held at a time
 
 
 def importance_log_likelihood(
@@ -25,7 +25,8 @@ def importance_log_likelihood(
     mean weight, carried through the logarithm (delta method). Reference: Burda, Grosse & Salakhutdinov (2016).
     """
     n = len(next(iter(rows.values())))
-    step = max(1, CELLS // draws)
+    widest = max(draw.sizes.width for draw in program.generative.draws.values())
+    step = max(1, CELLS // (draws * widest))
     values, errors = [], []
     pair = functional_pair(program, state)
     devices = [t.device for t in state.values() if t.is_cuda][:1]

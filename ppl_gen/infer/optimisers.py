@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,11 +56,10 @@ class TorchOptimiser:
     def __init__(self, algorithm: SVI, layout: Layout, flat: Tensor) -> None:
         self.layout = layout
         self.leaves = {path: value.clone() for path, value in layout.unflatten(flat).items()}
-        make: Callable[..., Any] = algorithm.optimizer
-        if isinstance(make, str):
-            self.optimiser = OPTIMIZERS[make](self.leaves.values(), lr=algorithm.learning_rate)
-        else:
-            self.optimiser = make(list(self.leaves.values()))
+        leaves, named = list(self.leaves.values()), algorithm.optimizer
+        self.optimiser: torch.optim.Optimizer = (
+            OPTIMIZERS[named](leaves, lr=algorithm.learning_rate) if isinstance(named, str) else named(leaves)
+        )
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """Move along the gradient of the loss; the parameters afterwards, flat."""

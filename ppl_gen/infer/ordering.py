@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_gen.data.table import Table
-from ppl_gen.infer.enumeration import State, expectation_step
+from ppl_gen.infer.enumeration import State, posterior_marginals, site_statistics
 from ppl_gen.program.half import Half
 from ppl_gen.program.layers import Constant, LinearLayer, MLPLayer, SumLayer
 from ppl_gen.program.layers import Table as TableLayer
@@ -42,14 +42,15 @@ def by_decreasing_weight(
 def latent_statistics(program: Program, state: State, table: Table) -> dict[str, Tensor]:
     """The expected statistics of the enumerated latents over all rows."""
     tensors = program.tensors(table.arrays)
-    step = expectation_step(program, program.enumerated)
+    draws = program.generative.draws
     totals: dict[str, Tensor] = {}
     with pyro_scope(), torch.no_grad():
         for start in range(0, table.n_units, CHUNK):
             rows = {name: tensor[start : start + CHUNK] for name, tensor in tensors.items()}
-            ones = torch.ones(len(next(iter(rows.values()))), dtype=program.dtype, device=program.device)
-            _, statistics = step(state, rows, ones)
-            totals = {name: totals.get(name, 0) + value for name, value in statistics.items()}
+            _, marginals = posterior_marginals(program, state, rows)
+            for name in program.enumerated:
+                counts = site_statistics(program, draws[name], marginals[name], rows)
+                totals[name] = totals.get(name, 0) + counts
     return totals
 
 
@@ -58,17 +59,22 @@ def _exchangeable(half: Half, name: str) -> bool:
     if draw.sizes.width > 1 or draw.node.support != "category":
         return False
     for slot in draw.slots.values():
-        if not isinstance(half.layers[slot.layer], TableLayer):
+        if not isinstance(half.layers[slot.layer], TableLayer) or _users(half, slot.layer) > 1:
             return False
     for layer in half.layers.values():
         parts = list(layer.terms) if isinstance(layer, SumLayer) else [layer]
         for part in parts:
             enters = isinstance(part, LinearLayer | MLPLayer) and name in part.inputs.names
             indexed = isinstance(part, TableLayer) and name in part.lookup.names
-            if enters or (indexed and (part.ordered or part.contrast)):  # type: ignore[union-attr]
+            if enters or (indexed and (part.ordered or part.contrast)):
                 return False
             assert not (isinstance(part, Constant) and indexed)
     return True
+
+
+def _users(half: Half, layer: str) -> int:
+    """How many parameters one named term stands for: permuting it for one latent would change another node."""
+    return sum(slot.layer == layer for draw in half.draws.values() for slot in draw.slots.values())
 
 
 def _permuted(half: Half, state: State, name: str, order: Tensor) -> State:

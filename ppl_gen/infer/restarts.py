@@ -15,7 +15,7 @@ from ppl_gen.infer.enumeration import State, Step
 
 def side_by_side(step: Step, in_dims: tuple[int | None, ...]) -> Callable[..., Any]:
     """A step over a leading restart axis of the arguments marked 0; one restart alone runs as it is."""
-    batched = torch.func.vmap(step, in_dims)  # type: ignore[arg-type]
+    batched = torch.func.vmap(step, in_dims)
 
     def run(*args: Any) -> Any:
         if len(next(iter(args[0].values()))) > 1:
@@ -41,9 +41,7 @@ class Restarts:
         self.statistics: dict[int, dict[str, Tensor]] = {}  # of each restart's last E-step
         self._finished: dict[int, State] = {}
 
-    def record(
-        self, log_likelihoods: list[float], statistics: dict[str, Tensor], tolerance: float
-    ) -> None:
+    def record(self, log_likelihoods: list[float], statistics: dict[str, Tensor], tolerance: float) -> None:
         """Note each active restart's log-likelihood, and whether it has converged or gone astray."""
         for row, restart in enumerate(self.members):
             if not self.active[row]:

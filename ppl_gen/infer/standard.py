@@ -53,7 +53,8 @@ class Standard:
             rows = array[start:stop]
             if name in self.shift:
                 rows = (rows - self.shift[name].numpy()) / self.unit[name].numpy()
-            stored[name] = self.program.tensors({name: np.array(rows.T, order="C")})[name].T
+            by_column = self.program.tensors({name: np.array(rows.T, order="C")})[name]
+            stored[name] = by_column.movedim(-1, 0)
         return stored
 
     def enter(self, state: State) -> State:
@@ -99,8 +100,7 @@ class Standard:
 
 def _paths(program: Program, key: str) -> list[str]:
     """Where a parameter's numbers lie in the state: in both places where they are written in part."""
-    layer = program.generative.layers[key]
-    written = isinstance(layer, Constant)
-    return [f"generative.layers.{key}.value"] * written + [f"generative.layers.{key}.table"] * (
-        not written or layer.n_free > 0
-    )
+    layer, path = program.generative.layers[key], f"generative.layers.{key}"
+    if not isinstance(layer, Constant):
+        return [f"{path}.table"]
+    return [f"{path}.value", f"{path}.table"] if layer.n_free else [f"{path}.value"]

@@ -7,7 +7,7 @@ import torch
 from ppl_gen.data.table import Table
 from ppl_gen.infer.elbo import TraceableELBO, functional_pair
 from ppl_gen.infer.enumeration import State, log_marginal
-from ppl_gen.infer.importance import importance_log_likelihood
+from ppl_gen.infer.importance import CELLS, importance_log_likelihood
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
 
@@ -23,7 +23,7 @@ def bound_and_likelihood(program: Program, state: State, table: Table, seed: int
     continuous ones the ELBO is the mean over draws and the log-likelihood an importance-weighted estimate (E3).
     """
     tensors = program.tensors(table.arrays)
-    if not program.continuous and not program.recognition.draws:
+    if not program.continuous:
         total = 0.0
         with pyro_scope(), torch.no_grad():
             for start in range(0, table.n_units, CHUNK):
@@ -40,7 +40,8 @@ def bound_and_likelihood(program: Program, state: State, table: Table, seed: int
 
 
 def _bound(program: Program, state: State, tensors: dict[str, torch.Tensor], seed: int) -> float:
-    total, chunk = 0.0, max(1, CHUNK // DRAWS)
+    widest = max(draw.sizes.width for draw in program.generative.draws.values())
+    total, chunk = 0.0, max(1, CELLS // (DRAWS * widest))
     n = len(next(iter(tensors.values())))
     devices = [program.device] if program.device.type == "cuda" else []
     with pyro_scope(), torch.no_grad(), torch.random.fork_rng(devices=devices):

@@ -1,0 +1,1 @@
+"""A declaration compiled to Pyro, and lowered to tensor graphs."""

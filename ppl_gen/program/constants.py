@@ -75,7 +75,7 @@ def _matrix(numbers: Tensor, size: int, target: Target, value: Value) -> Tensor:
 def _predictor(natural: Tensor, target: Target, value: Value) -> Tensor:
     try:
         predictor = target.constraint.predictor(target.constraint.from_natural(natural))
-    except torch.linalg.LinAlgError:
+    except RuntimeError:
         raise SpecError(f"{target.name} needs a positive definite matrix, and {value} is not") from None
     if not torch.isfinite(predictor).all():
         raise SpecError(f"{target.name} needs {target.constraint.name} numbers, and {value} holds others")

@@ -16,7 +16,7 @@ from ppl_gen.declare.terms import MLP, By, Free, Linear, Name, Term
 from ppl_gen.errors import SpecError
 from ppl_gen.program.constraints import Constraint, constraint
 from ppl_gen.program.families import FAMILIES, Family, Sizes
-from ppl_gen.program.layers import MLPLayer, build
+from ppl_gen.program.layers import MLPLayer, Table, build
 from ppl_gen.program.scope import Parent, Scope, Target
 
 
@@ -108,10 +108,10 @@ class Half(nn.Module):
     def _fill(self, values: dict[str, Tensor]) -> None:
         """Compute the named values whose parents are all there."""
         for name in self._as_values:
-            if name in self.terms and name not in values:
-                if all(parent in values for parent in self.terms[name].parents()):
-                    layer = self.layers[f"{name}:"]
-                    values[name] = layer.hidden(values) if isinstance(layer, MLPLayer) else layer(values)
+            ready = name not in values and all(parent in values for parent in self.terms[name].parents())
+            if ready:
+                layer = self.layers[f"{name}:"]
+                values[name] = layer.hidden(values) if isinstance(layer, MLPLayer) else layer(values)
 
     def _parents_of(self, entries: Iterable[Node | Term]) -> list[str]:
         """The named terms that something takes as a value: as a parent, or within a sum."""
@@ -177,7 +177,7 @@ def start_latents(half: Half, latents: Iterable[str]) -> None:
     """Tables of continuous latents start at loc ~ N(0, 1), so that classes differ (rule 23)."""
     for name in latents:
         slot = half.draws[name].slots.get("loc") if name in half.draws else None
-        if slot is not None and isinstance(slot.term, By):
-            table = half.layers[slot.layer].table
+        layer = None if slot is None else half.layers[slot.layer]
+        if isinstance(layer, Table) and layer.lookup.names:
             with torch.no_grad():
-                table.copy_(torch.randn_like(table))
+                layer.table.copy_(torch.randn_like(layer.table))

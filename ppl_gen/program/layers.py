@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import singledispatch
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class Constant(nn.Module):
             self.register_buffer("free", free)
             self.table = nn.Parameter(torch.zeros_like(numbers))
 
-    def forward(self, values: Values) -> Tensor:  # noqa: ARG002
+    def forward(self, values: Values) -> Tensor:
         """The predictor, with no batch of its own."""
         return torch.where(self.free, self.table, self.value) if self.n_free else self.value
 
@@ -74,7 +75,7 @@ class Table(nn.Module):
 
     def entries(self) -> Tensor:
         """The whole table, (parents…, *axes), increasing where the declaration says ordered."""
-        table = self.table
+        table: Tensor = self.table
         if self.ordered:
             table = torch.cat([table[:1], table[1:].exp()]).cumsum(0)
         if self.contrast:  # an intercept stands elsewhere in the sum: the first category is the reference
@@ -129,7 +130,7 @@ class MLPLayer(nn.Module):
         self.n_hidden = len(term.hidden)
         sizes = [self.inputs.width, *term.hidden] + ([] if self.axes is None else [math.prod(self.axes)])
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for before, after in zip(sizes, sizes[1:], strict=False):
+        for before, after in pairwise(sizes):
             self.weights.append(_uniform((*self.lookup.levels, after, before), before))
             self.biases.append(_uniform((*self.lookup.levels, after), before))
         if target is not None:
@@ -188,10 +189,10 @@ class SumLayer(nn.Module):
         super().__init__()
         intercept, self.terms = True, nn.ModuleList()
         for part in term.terms:
-            written = isinstance(part, Value)
-            self.terms.append(
-                Constant(part, target, linear=True) if written else build(part, target, scope, intercept)
-            )
+            if isinstance(part, Value):
+                self.terms.append(Constant(part, target, linear=True))
+            else:
+                self.terms.append(build(part, target, scope, intercept))
             intercept = intercept and not _carries_intercept(part)
 
     def forward(self, values: Values) -> Tensor:
@@ -246,7 +247,7 @@ def _(term: Sum, target: Target, scope: Scope, intercept: bool = True) -> nn.Mod
     return SumLayer(term, target, scope)
 
 
-def _narrowed(target: Target, dim: int | None) -> tuple[int, ...]:
+def _narrowed(target: Target, dim: int | tuple[int, ...] | None) -> tuple[int, ...]:
     if dim is None or dim == target.axes[0]:
         return target.axes
     if dim != 1 or not target.shareable:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import pyro
 import torch
 from torch import Tensor
-from torch._functorch.compile_utils import fx_graph_cse
 from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
@@ -24,7 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from ppl_gen.errors import FitError
-from ppl_gen.program.hoisting import hoist
+from ppl_gen.program.graphs import hoist, merge_equal
 
 log = logging.getLogger("ppl_gen")
 
@@ -92,7 +91,7 @@ class Lowered:
         recorded = self._graphs.get(key)
         if recorded is None:
             recorded = self._graphs[key] = self._lower(args, flat, form)
-        known = self._prologue(recorded, [flat[i] for i in recorded.steady]) if recorded.steady else []
+        known = self._prologue(recorded, [flat[i] for i in recorded.steady])
         moving = [flat[i] for i in recorded.moving]
         return pytree.tree_unflatten(recorded.body(*moving, *known), recorded.result)
 
@@ -151,9 +150,10 @@ def trace(flat_step: Callable[..., list[Tensor]], flat: list[Tensor]) -> GraphMo
         recorded = make_fx(flat_step)(*flat)
     for name, constant in recorded.named_buffers():
         if constant.numel() > 1:
-            raise FitError(f"a step captured the tensor {name} of shape {tuple(constant.shape)} as a constant")
-    recorded.graph = fx_graph_cse(recorded.graph)
-    recorded.graph.eliminate_dead_code()
+            raise FitError(
+                f"a step captured the tensor {name} of shape {tuple(constant.shape)} as a constant"
+            )
+    merge_equal(recorded.graph)
     return recorded
 
 
@@ -164,7 +164,9 @@ def compile_graph(recorded: Callable[..., list[Tensor]], flat: list[Tensor]) -> 
     try:
         with torch.random.fork_rng(devices=devices):
             compiled(*[t.clone() for t in flat])
-    except Exception as error:  # a missing compiler, an unwritable cache: whatever it is, the graph still runs
+    except (
+        Exception
+    ) as error:  # a missing compiler, an unwritable cache: whatever it is, the graph still runs
         log.warning("torch.compile failed (%s); the traced step runs instead", str(error).splitlines()[0])
         return recorded
     return compiled

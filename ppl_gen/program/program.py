@@ -63,13 +63,14 @@ class Program(nn.Module):
             start_latents(self.generative, roles.latent)
 
     @property
+    def discrete(self) -> tuple[str, ...]:
+        """The discrete latents, in model order."""
+        return tuple(name for name in self.schema.roles.latent if self.spec.nodes[name].discrete)
+
+    @property
     def enumerated(self) -> tuple[str, ...]:
         """The discrete latents that are summed out in the model, in model order."""
-        return tuple(
-            name
-            for name in self.schema.roles.latent
-            if self.spec.nodes[name].discrete and name not in self.recognition.draws
-        )
+        return tuple(name for name in self.discrete if name not in self.recognition.draws)
 
     @property
     def continuous(self) -> tuple[str, ...]:

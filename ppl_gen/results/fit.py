@@ -19,9 +19,8 @@ from ppl_gen.infer.status import Status
 from ppl_gen.program.program import Program
 from ppl_gen.results import draws as drawing
 from ppl_gen.results import queries
+from ppl_gen.results.queries import Array
 from ppl_gen.results.rows import at_least_one, read_rows
-
-Array = NDArray[Any]
 
 DRAWS = 100  # of the guide, where a latent is continuous
 
@@ -60,9 +59,8 @@ class Fit:
         Fit(z: Categorical(2); x: Normal(loc=By(z), scale=By(z)); n=5, log-likelihood=-6.38582, converged)
         >>> fit.predict({"x": [[0.2], [7.7]]})
         array([0, 1])
-        >>> fit.parameters["x"]["loc"].round(2)
-        array([[0.5],
-               [7.5]])
+        >>> fit.parameters["x"]["loc"].round(2).T
+        array([[0.5, 7.5]])
 
     """
 

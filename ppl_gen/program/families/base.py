@@ -87,13 +87,18 @@ def in_standard_units() -> Iterator[None]:
         _IN_STANDARD_UNITS.reset(token)
 
 
+def standard_units() -> bool:
+    """Whether rows are in standard units here, so that the natural form keeps its digits."""
+    return _IN_STANDARD_UNITS.get()
+
+
 def about_middle(loc: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Locations (…E, D) and rows (N, D), both from the middle of the locations.
 
     Far from 0 the natural form is a small difference of large products. In standard units both stay as they
     are, so that the features of the E-step and of the M-step are recognised as the same.
     """
-    if _IN_STANDARD_UNITS.get():
+    if standard_units():
         return loc, value
     middle = loc.detach().reshape(-1, loc.shape[-1]).mean(0)
     return loc - middle, value - middle
@@ -205,7 +210,7 @@ class Family(ABC):
         False where a scale collapsed.
         """
 
-    def closed_form(self, partly_fixed: frozenset[str], shared: frozenset[str]) -> str | None:  # noqa: ARG002
+    def closed_form(self, partly_fixed: frozenset[str], shared: frozenset[str]) -> str | None:
         """None, or why these parameters have no closed-form M-step."""
         return None
 
@@ -213,7 +218,7 @@ class Family(ABC):
         self,
         working: Mapping[str, Tensor],
         shift: Tensor,
-        scale: Tensor,  # noqa: ARG002
+        scale: Tensor,
     ) -> dict[str, Tensor]:
         """The same law for y = (x − shift)/scale; families that are not real-valued are left as they are."""
         return dict(working)

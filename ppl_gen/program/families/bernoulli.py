@@ -101,7 +101,7 @@ class BernoulliFamily(Family):
         (logits,) = working.values()
         return BernoulliVector(logits.expand((*logits.shape[:-1], sizes.width)))
 
-    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
+    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:
         """1, x."""
         return linear_features(value.to(dtype))
 
@@ -111,7 +111,7 @@ class BernoulliFamily(Family):
         current: Mapping[str, Tensor],
         site: Site,
         floor: Tensor,
-        jitter: Tensor,  # noqa: ARG002
+        jitter: Tensor,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The weighted share of ones."""
         ((name, logits),) = current.items()

@@ -82,7 +82,7 @@ def one_hot_features(value: Tensor, k: int, dtype: torch.dtype) -> Tensor:
 class CategoricalFamily(Family):
     """Categorical(k, dim, probs) or (…, logits): classes, items, mixing weights."""
 
-    def axes(self, parameter: str, sizes: Sizes) -> tuple[int, ...]:  # noqa: ARG002
+    def axes(self, parameter: str, sizes: Sizes) -> tuple[int, ...]:
         """(D, k), or (k,) for a scalar."""
         assert sizes.k is not None
         return (sizes.k,) if sizes.scalar else (sizes.width, sizes.k)
@@ -106,7 +106,7 @@ class CategoricalFamily(Family):
         current: Mapping[str, Tensor],
         site: Site,
         floor: Tensor,
-        jitter: Tensor,  # noqa: ARG002
+        jitter: Tensor,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The weighted share of each level: π_k = (1/N) Σ_n r_nk for the mixing weights."""
         ((name, logits),) = current.items()
@@ -121,7 +121,7 @@ class CategoricalFamily(Family):
         total = counts.sum(-1, keepdim=True)
         return {name: torch.where(total > 0, floored_log(counts / at_least_tiny(total)), logits)}, regular
 
-    def closed_form(self, partly_fixed: frozenset[str], shared: frozenset[str]) -> str | None:  # noqa: ARG002
+    def closed_form(self, partly_fixed: frozenset[str], shared: frozenset[str]) -> str | None:
         """A table of probabilities with some fixed entries is not separable."""
         return (
             f"{', '.join(sorted(partly_fixed))} of a Categorical is fixed in part" if partly_fixed else None

@@ -15,10 +15,12 @@ from ppl_gen.program.families.base import (
     LazyDistribution,
     Site,
     Sizes,
+    about_middle,
     as_rows,
     at_least_tiny,
     is_outer,
     outer_log_prob,
+    standard_units,
 )
 from ppl_gen.program.families.normal import ECM_CYCLES, LOG_2PI
 
@@ -63,10 +65,10 @@ class CholeskyNormal(LazyDistribution):
         own = torch.broadcast_shapes(self.loc.shape[:-1], self.scale_tril.shape[:-2])
         if len(own) <= 1 or not is_outer(own, rows):
             log_prob = self._row_by_row(value)
-        elif D < WHITEN_FROM:
+        elif D < WHITEN_FROM and standard_units():
             log_prob = outer_log_prob(self._natural(), quadratic_features(as_rows(value)))
         else:
-            log_prob = self._whitened(as_rows(value))
+            log_prob = self._whitened(*about_middle(self.loc, as_rows(value)))
         return self._over_batch(log_prob, rows)
 
     def _row_by_row(self, value: Tensor) -> Tensor:
@@ -80,14 +82,14 @@ class CholeskyNormal(LazyDistribution):
         log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -log_det - 0.5 * self.loc.shape[-1] * LOG_2PI
 
-    def _inverse_factor(self) -> tuple[Tensor, Tensor]:
+    def _inverse_factor(self, loc: Tensor) -> tuple[Tensor, Tensor]:
         """L⁻¹ (*batch, D, D) and L⁻¹loc (*batch, D)."""
         eye = torch.eye(self.loc.shape[-1], dtype=self.loc.dtype, device=self.loc.device)
         inverse = torch.linalg.solve_triangular(self.scale_tril, eye.expand_as(self.scale_tril), upper=False)
-        return inverse, (inverse @ self.loc.unsqueeze(-1)).squeeze(-1)
+        return inverse, (inverse @ loc.unsqueeze(-1)).squeeze(-1)
 
     def _natural(self) -> Tensor:
-        inverse, centre = self._inverse_factor()
+        inverse, centre = self._inverse_factor(self.loc)
         precision = inverse.mT @ inverse
         linear = (inverse.mT @ centre.unsqueeze(-1)).squeeze(-1)
         constant = self._log_constant() - 0.5 * (centre**2).sum(-1)
@@ -101,15 +103,15 @@ class CholeskyNormal(LazyDistribution):
         parts = [constant.unsqueeze(-1), linear, quadratic]
         return torch.cat([part.expand((*own, part.shape[-1])) for part in parts], -1)
 
-    def _whitened(self, value: Tensor) -> Tensor:
-        inverse, centre = self._inverse_factor()
+    def _whitened(self, loc: Tensor, value: Tensor) -> Tensor:
+        inverse, centre = self._inverse_factor(loc)
         D = value.shape[-1]
-        standard = (inverse.reshape(-1, D) @ value.T).reshape(*inverse.shape[:-3], -1, D, value.shape[0])
-        apart = standard - centre.reshape(*centre.shape[:-2], -1, D).unsqueeze(-1)
+        standard = (inverse.reshape(-1, D) @ value.T).reshape(*inverse.shape[:-3], D, value.shape[0])
+        apart = standard - centre.reshape(*centre.shape[:-2], D).unsqueeze(-1)
         return self._log_constant() - 0.5 * (apart**2).sum(-2)
 
 
-@register_kl(CholeskyNormal, CholeskyNormal)
+@register_kl(CholeskyNormal, CholeskyNormal)  # type: ignore[untyped-decorator]
 def _kl(p: CholeskyNormal, q: CholeskyNormal) -> Tensor:
     def expanded(normal: CholeskyNormal) -> torch.distributions.MultivariateNormal:
         return torch.distributions.MultivariateNormal(normal.loc, scale_tril=normal.scale_tril)
@@ -139,7 +141,7 @@ class MultivariateNormalFamily(Family):
         loc = working["loc"].expand((*working["loc"].shape[:-1], sizes.width))
         return CholeskyNormal(loc, working["cov" if "cov" in working else "scale_tril"])
 
-    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
+    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:
         """1, x, the lower triangle of x xᵀ."""
         return quadratic_features(value)
 

@@ -78,7 +78,7 @@ class DiagonalNormal(LazyDistribution):
         return torch.cat([constant, loc * precision, -0.5 * precision], -1)
 
 
-@register_kl(DiagonalNormal, DiagonalNormal)
+@register_kl(DiagonalNormal, DiagonalNormal)  # type: ignore[untyped-decorator]
 def _kl(p: DiagonalNormal, q: DiagonalNormal) -> Tensor:
     ratio = (p.scale / q.scale) ** 2
     apart = ((p.loc - q.loc) / q.scale) ** 2
@@ -104,7 +104,7 @@ class NormalFamily(Family):
             loc = loc.expand((*loc.shape[:-1], sizes.width))
         return DiagonalNormal(loc, scale)
 
-    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
+    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:
         """1, x, x²."""
         return normal_features(value)
 

@@ -62,7 +62,7 @@ class PoissonFamily(Family):
         rate = working["rate"]
         return PoissonVector(rate.expand((*rate.shape[:-1], sizes.width)))
 
-    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
+    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:
         """1, x."""
         return linear_features(value)
 
@@ -72,7 +72,7 @@ class PoissonFamily(Family):
         current: Mapping[str, Tensor],
         site: Site,
         floor: Tensor,
-        jitter: Tensor,  # noqa: ARG002
+        jitter: Tensor,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The weighted mean."""
         regular = torch.ones_like(statistics.sum(), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Split a recorded step into what depends on the data alone and the rest.
+"""What a recorded step computes twice, and what it computes again at every call though it never changes.
 
 EM runs one step many times over the same rows. Their features, indicators and normalising constants never change,
 and a traced graph shows which operations those are: the ones no parameter reaches.
@@ -10,6 +10,26 @@ from collections.abc import Collection
 
 import torch
 from torch.fx import Graph, GraphModule, Node
+from torch.utils import _pytree as pytree
+
+
+def merge_equal(graph: Graph) -> None:
+    """Let one node stand for all that apply the same operation to the same inputs, and drop what is unused.
+
+    torch has such a pass, but with it comes the import of all of inductor: seconds at every start.
+    """
+    first: dict[object, Node] = {}
+    for node in list(graph.nodes):
+        if node.op != "call_function" or _random(node) or _mutates(node):
+            continue
+        leaves, form = pytree.tree_flatten((node.args, node.kwargs))
+        key = (node.target, str(form), tuple((type(leaf), leaf) for leaf in leaves))
+        if key in first:
+            node.replace_all_uses_with(first[key])
+            graph.erase_node(node)
+        else:
+            first[key] = node
+    graph.eliminate_dead_code()
 
 
 def hoist(recorded: GraphModule, steady: Collection[int]) -> tuple[GraphModule, GraphModule]:
@@ -46,3 +66,8 @@ def hoist(recorded: GraphModule, steady: Collection[int]) -> tuple[GraphModule, 
 
 def _random(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _mutates(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable

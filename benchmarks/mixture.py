@@ -1,0 +1,102 @@
+"""A full-covariance mixture against scikit-learn: the same rows, starts, iterations and final log-likelihood.
+
+    python benchmarks/mixture.py [--rows 100000 --dims 8 --classes 10 --steps 20 --rounds 5]
+
+Both sides run whole: reading the array, checking it, tracing, iterating, the final E-step; ours certifies as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from timing import compare
+
+from ppl_gen import EM, fit, gaussian_mixture
+
+
+def problem(rows: int, dims: int, classes: int) -> tuple[np.ndarray, dict[str, dict[str, np.ndarray]]]:
+    """Overlapping components with covariances of their own, and a start that both sides share."""
+    random = np.random.default_rng(0)
+    centres = 3 * random.normal(size=(classes, dims))
+    factors = np.eye(dims) + 0.3 * random.normal(size=(classes, dims, dims))
+    labels = random.integers(classes, size=rows)
+    x = np.empty((rows, dims))
+    for k in range(classes):
+        own = labels == k
+        x[own] = centres[k] + random.normal(size=(own.sum(), dims)) @ factors[k].T
+    start = {
+        "z": {"probs": np.full(classes, 1 / classes)},
+        "x": {"loc": x[random.choice(rows, classes, replace=False)], "cov": np.stack([np.cov(x.T)] * classes)},
+    }
+    return x, start
+
+
+def main() -> None:
+    """Print both sides' times, log-likelihoods and the ratio; then peak memory beyond the data."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, default in (("rows", 100_000), ("dims", 8), ("classes", 10), ("steps", 20), ("rounds", 5)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--memory", choices=["imports", "fit"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    x, start = problem(options.rows, options.dims, options.classes)
+    spec = gaussian_mixture(options.classes)
+    algorithm = EM(max_steps=options.steps, tol=0, init=start)
+    found: dict[str, float] = {}
+
+    def ours() -> None:
+        found["ppl_gen"] = fit(spec, x, algorithm).log_likelihood
+
+    if options.memory:
+        fit(spec, x[:200], EM(max_steps=2, init=start))  # imports and tracing, on a few rows
+        if options.memory == "fit":
+            ours()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return
+
+    def scikit_learn() -> None:
+        from sklearn.mixture import GaussianMixture
+
+        mixture = GaussianMixture(
+            options.classes,
+            max_iter=options.steps,
+            tol=0,
+            reg_covar=0,
+            weights_init=start["z"]["probs"],
+            means_init=start["x"]["loc"],
+            precisions_init=np.linalg.inv(start["x"]["cov"]),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the iterations are few on purpose
+            mixture.fit(x)
+        found["scikit-learn"] = float(mixture.score(x)) * len(x)
+
+    ours()  # the first call of a process imports the tracer
+    best = compare({"ppl_gen": ours, "scikit-learn": scikit_learn}, options.rounds)
+    for name, value in found.items():
+        print(f"{name:24} log-likelihood {value:.9f}")
+    difference = abs(found["ppl_gen"] / found["scikit-learn"] - 1)
+    print(f"relative difference {difference:.1e}; ratio {best['scikit-learn'] / best['ppl_gen']:.2f}x")
+    print(f"peak memory beyond imports and data: {beyond_data(options):.0f} MiB; the data: {x.nbytes / 2**20:.0f} MiB")
+
+
+def beyond_data(options: argparse.Namespace) -> float:
+    """MiB that a fit adds to the peak of a process that holds the data and has fitted a few rows."""
+    peaks = {}
+    for which in ("imports", "fit"):
+        sizes = [f"--{n}={getattr(options, n)}" for n in ("rows", "dims", "classes", "steps")]
+        command = [sys.executable, __file__, *sizes, "--memory", which]
+        peaks[which] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return (peaks["fit"] - peaks["imports"]) / 2**20
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Which algorithm runs, and the reason given for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ppl_gen.declare.nodes import Categorical, Input, MultivariateNormal, Normal, Poisson
+from ppl_gen.declare.spec import Spec
+from ppl_gen.declare.terms import MLP, By, Free, Linear
+from ppl_gen.errors import SpecError
+from ppl_gen.infer.algorithms import EM, SVI
+from ppl_gen.infer.route import em_obstacle, route
+from ppl_gen.program.program import compile_spec
+
+R = np.random.default_rng(0)
+DATA = {"x": R.normal(size=(20, 2)), "y": R.normal(size=(20, 2)), "u": R.normal(size=(20, 1)), "c": np.arange(20) % 3}
+Z = {"z": Categorical(2)}
+U = {"u": Input(1)}
+ROUTES = {
+    "mixture": (Z | {"x": MultivariateNormal(loc=By("z"), cov=By("z"))}, EM, "every latent is discrete"),
+    "no latent": ({"x": MultivariateNormal()}, EM, "no latent"),
+    "z observed": ({"c": Categorical(3), "x": Normal(loc=By("c"))}, EM, "no latent"),
+    "continuous latent": (
+        {"z": Normal(1, loc=0, scale=1), "x": Normal(loc=Linear("z"))},
+        SVI,
+        "'z' is a continuous latent",
+    ),
+    "regression": (Z | U | {"x": Normal(loc=Linear("u", by="z"))}, SVI, "x.loc = Linear(u, by=z)"),
+    "network": (U | {"x": Normal(loc=MLP("u", [3]))}, SVI, "x.loc = MLP(u, [3])"),
+    "ordered": (Z | {"x": Normal(2, loc=By("z", ordered=True, dim=1))}, SVI, "is ordered"),
+    "gating": (U | {"z": Categorical(2, logits=Linear("u")), "x": Normal(loc=By("z"))}, SVI, "z.logits = Linear(u)"),
+    "one name for two": (
+        Z | {"s": Free(), "x": Normal(2, loc=By("z"), scale="s"), "y": Normal(2, loc=By("z"), scale="s")},
+        SVI,
+        "x.scale and y.scale share one parameter",
+    ),
+    "partly written full": (Z | {"x": MultivariateNormal(loc=[0, Free()], cov=By("z"))}, SVI, "fixed in part"),
+    "one location, full": (Z | {"x": MultivariateNormal(loc=By("z", dim=1), cov=By("z"))}, SVI, "all dimensions"),
+    "sum": (Z | {"c": Categorical(3), "x": Normal(loc=By("z") + By("c"))}, SVI, "By(z) + By(c)"),
+}
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_the_reason_names_what_decided_it(name):
+    model, algorithm, reason = ROUTES[name]
+    spec = Spec(model=model)
+    program = compile_spec(spec, {key: DATA[key] for key in spec.nodes if key in DATA})
+    chosen, text = route(program)
+    assert isinstance(chosen, algorithm)
+    assert reason in text
+    assert text.startswith(algorithm.__name__)
+    assert (em_obstacle(program) is None) == (algorithm is EM)
+
+
+def test_a_latent_count_is_refused_in_words():
+    with pytest.raises(SpecError, match="'n' is a latent Poisson, whose values cannot be summed over"):
+        compile_spec(Spec(model={"n": Poisson(1, rate=2), "x": Normal(loc=Linear("n"))}), {"x": DATA["x"]})
+
+
+def test_a_guide_that_names_a_discrete_latent_rules_out_em():
+    spec = Spec(
+        model=Z | {"x": Normal(loc=By("z"))}, guide={"z": Categorical(2, logits=MLP("x", [4]))}
+    )
+    program = compile_spec(spec, {"x": DATA["x"]})
+    chosen, text = route(program)
+    assert isinstance(chosen, SVI)
+    assert "the guide names the discrete latent 'z'" in text

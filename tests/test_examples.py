@@ -1,0 +1,100 @@
+"""The examples run, say what they claim, use public names only, and fit on a page."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from sklearn.datasets import load_diabetes
+
+import ppl_gen
+import ppl_gen.diagnose
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PUBLIC = {"ppl_gen": ppl_gen.__all__, "ppl_gen.diagnose": ppl_gen.diagnose.__all__}
+PAGES = ["old_faithful", "carcinoma", "digits_vae", "diagnose_with_arviz", "own_model", "own_pyro_loop"]
+
+
+@pytest.fixture
+def said(capsys, monkeypatch, tmp_path):
+    """Run an example in small; gives what it prints. Pictures land in tmp_path / "out"."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name):
+        runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](small=True)
+        return capsys.readouterr().out
+
+    return run
+
+
+def is_a_picture(path):
+    """Whether a PNG has more than a page of one colour on it."""
+    return len(np.unique(matplotlib.image.imread(path))) > 10
+
+
+def test_old_faithful_reaches_the_published_maxima(said):
+    text = said("old_faithful")
+    assert "log-likelihood -1130.264, BIC 2322.19" in text  # mclust VVV,2
+    assert "log-likelihood -1126.316" in text  # mclust EEE,3
+    assert "FAILED" not in text
+    assert is_a_picture("out/old_faithful.png")
+    assert is_a_picture("out/old_faithful_history.png")
+
+
+def test_carcinoma_reaches_the_published_maxima(said):
+    rows = {line.split()[0]: line.split() for line in said("carcinoma").splitlines()[1:4]}
+    assert [rows[k][1] for k in "23"] == [rows[k][2] for k in "23"] == ["-317.2568", "-293.7050"]
+    assert rows["3"][4:] == ["633.41", "697.14"]  # poLCA's AIC and BIC
+
+
+@pytest.mark.filterwarnings("ignore:columns 'x:UserWarning")  # pixels that nobody inks
+def test_digits_draws_reconstructions(said):
+    assert "FAILED" not in said("digits_vae")
+    assert is_a_picture("out/digits.png")
+    assert is_a_picture("out/digits_history.png")
+
+
+@pytest.mark.filterwarnings("ignore:.*ArviZ is undergoing:FutureWarning")  # announces its version 1
+@pytest.mark.filterwarnings(
+    "ignore:Passing a dict or None as alias_mapping"
+)  # ArviZ 0.23 with matplotlib 3.11
+def test_diagnosis_reaches_arviz(said):
+    text = said("diagnose_with_arviz")
+    assert "BIC of three clusters 441.6" in text  # 2 × 203.1792 + 8 log 82, mclust V,3
+    assert re.search(r"z\[\d+, 3\] +0\.\d+ ", text)
+    assert is_a_picture("out/galaxies.png")
+
+
+def test_own_model_of_one_kind_is_least_squares(said):
+    text = said("own_model")
+    found = float(re.search(r"1 kind\(s\): log-likelihood +(\S+),", text)[1])
+    patients = load_diabetes(as_frame=True, scaled=False).frame
+    patients = (patients - patients.mean()) / patients.std()
+    design = np.column_stack([np.ones(len(patients)), patients["bmi"]])
+    rest = np.linalg.lstsq(design, patients["target"], rcond=None)[1][0]
+    n = len(patients)
+    assert found == pytest.approx(-n / 2 * (np.log(2 * np.pi * rest / n) + 1), abs=0.006)  # printed to 0.01
+    assert is_a_picture("out/regressions.png")
+
+
+def test_own_pyro_loop_climbs_and_stays_below_the_exact_maximum(said):
+    text = said("own_pyro_loop")
+    bound, exact = map(float, re.search(r"wine (-[\d.]+); .* (-[\d.]+)", text).groups())
+    nothing_learned = -0.5 * 13 * (np.log(2 * np.pi) + 1)  # thirteen independent standard normals
+    assert nothing_learned < bound < exact
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_an_example_is_one_page_of_public_names(name):
+    text = (EXAMPLES / f"{name}.py").read_text()
+    assert len(text.splitlines()) <= 60
+    imported = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in imported if (node.module or "").startswith("ppl_gen")]
+    assert ours
+    for node in ours:
+        assert {alias.name for alias in node.names} <= set(PUBLIC[node.module])
