@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.datasets import load_iris
-from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.mixture import GaussianMixture
 
 from ppl_gen.declare.nodes import Categorical, MultivariateNormal, Normal
@@ -63,7 +62,8 @@ def test_iris_as_scikit_learn_from_many_starts(classes, log_likelihood):
 
 @pytest.mark.parametrize(("classes", "log_likelihood"), [(2, -317.2568), (3, -293.7050), (4, -289.2858)])
 def test_carcinoma_as_polca(classes, log_likelihood):
-    result = reached(latent_class(classes), CARCINOMA, restarts=20 * classes)
+    # The likelihood is nearly flat on the way: at the default tolerance four classes stop 2e-4 nats short.
+    result = reached(latent_class(classes), CARCINOMA, restarts=10 * classes, tol=1e-11, max_steps=20_000)
     assert result.log_likelihood == pytest.approx(log_likelihood, abs=6e-5)
 
 
@@ -134,15 +134,14 @@ def test_every_step_is_that_of_scikit_learn(covariance):
     )
 
 
-def test_two_classes_of_known_labels_are_discriminant_analysis():
-    # Quadratic discriminant analysis is the mixture with its labels in the data.
+def test_labels_in_the_data_give_each_species_its_own_moments():
     iris = load_iris()
     spec = Spec(model={"z": Categorical(3), "x": MultivariateNormal(loc=By("z"), cov=By("z"))})
     result = fit(spec, {"z": iris.target, "x": iris.data})
-    stock = QuadraticDiscriminantAnalysis(store_covariance=True).fit(iris.data, iris.target)
-    np.testing.assert_allclose(result.parameters["x"]["loc"], stock.means_, rtol=1e-12)
-    # Scikit-learn divides by n − 1.
-    np.testing.assert_allclose(result.parameters["x"]["cov"] * 50 / 49, stock.covariance_, rtol=1e-9)
+    for k in range(3):
+        own = iris.data[iris.target == k]
+        np.testing.assert_allclose(result.parameters["x"]["loc"][k], own.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(result.parameters["x"]["cov"][k], np.cov(own.T, bias=True), rtol=1e-9)
 
 
 def test_a_normal_per_group_is_the_moments_of_each_group():

@@ -23,7 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from ppl_gen.errors import FitError
-from ppl_gen.program.graphs import hoist, merge_equal
+from ppl_gen.program.graphs import hoist, merge_equal, reuse_memory
 
 log = logging.getLogger("ppl_gen")
 
@@ -124,6 +124,9 @@ class Lowered:
         if self.how == "compiled":
             run = compile_graph(body, [*(flat[i] for i in moving), *prologue(*[flat[i] for i in steady])])
             self.executed = "traced" if run is body else "compiled"
+        if run is body:
+            reuse_memory(body.graph)
+            body.recompile()
         return _Recorded(prologue, run, steady, moving, forms[-1])
 
 

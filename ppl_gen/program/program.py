@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ class Program(nn.Module):
             self.generative = Half(spec.model, inputs, schema)
             needed = {name: entry for name, entry in self.guide_spec.items() if name not in roles.observed}
             self.recognition = Half(needed, inputs | observed, schema)
+            read = {parent for entry in needed.values() for parent in entry.parents()}
+            self._guide_reads = [name for name in (*inputs, *observed) if name in read]
             start_latents(self.generative, roles.latent)
 
     @property
@@ -89,7 +91,9 @@ class Program(nn.Module):
 
         """
         given = dict(data or {})
-        values = {name: given[name] for name in self.schema.roles.inputs if name in given}
+        inputs = self.schema.roles.inputs
+        _all_there("model", inputs, given)
+        values = {name: given[name] for name in inputs}
         with self._plate(given, n, size):
             for name, draw in self.generative.draws.items():
                 distribution = self.generative.distribution(name, values)
@@ -104,6 +108,8 @@ class Program(nn.Module):
         """q(z | x), of the latents that `data` lacks; see `model` for the arguments."""
         given = dict(data or {})
         values = dict(given)
+        if any(name not in given for name in self.recognition.draws):
+            _all_there("guide", self._guide_reads, given)
         with self._plate(given, n, size):
             for name, draw in self.recognition.draws.items():
                 if name in given:
@@ -181,6 +187,12 @@ class Program(nn.Module):
         if size is None or size == count:
             return pyro.plate(PLATE, count, dim=-1)
         return pyro.plate(PLATE, size, subsample=torch.arange(count, device=self.device), dim=-1)
+
+
+def _all_there(half: str, names: Iterable[str], given: Mapping[str, Tensor]) -> None:
+    lacking = [name for name in names if name not in given]
+    if lacking:
+        raise FitError(f"the {half} needs {', '.join(lacking)}; the data have {', '.join(given) or 'nothing'}")
 
 
 def compile_spec(
