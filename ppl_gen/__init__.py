@@ -1,7 +1,7 @@
 """Declare a latent-variable model, fit it by EM or SVI through Pyro, certify the fit, hand it to ArviZ.
 
 >>> from ppl_gen import By, Categorical, MultivariateNormal, Spec
->>> print(Spec(model=dict(z=Categorical(3), x=MultivariateNormal(loc=By("z"), cov=By("z")))))
+>>> Spec(model=dict(z=Categorical(3), x=MultivariateNormal(loc=By("z"), cov=By("z"))))
 model:
   z: Categorical(3)
   x: MultivariateNormal(loc=By(z), cov=By(z))

@@ -65,7 +65,8 @@ def fit(
     Example:
         >>> import numpy as np
         >>> from ppl_gen import By, Categorical, Normal, Spec
-        >>> x = np.concatenate([np.random.default_rng(0).normal(m, 1, (50, 1)) for m in (0, 9)])
+        >>> random = np.random.default_rng(0)
+        >>> x = np.concatenate([random.normal(9, 1, (60, 1)), random.normal(0, 1, (40, 1))])
         >>> result = fit(Spec(model=dict(z=Categorical(2), x=Normal(1, loc=By("z"), scale=By("z")))), {"x": x})
         >>> result.converged, result.parameters["x"]["loc"].round(0).T
         (True, array([[9., 0.]]))

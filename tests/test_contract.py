@@ -80,7 +80,9 @@ def test_its_density_has_a_number_for_every_row(name):
 def test_a_gradient_reaches_every_parameter(name):
     _, program, _, rows = prepared(name)
     if discrete(program):
-        log_marginal(program, dict(program.named_parameters()) | dict(program.named_buffers()), rows).sum().backward()
+        log_marginal(
+            program, dict(program.named_parameters()) | dict(program.named_buffers()), rows
+        ).sum().backward()
     else:
         TraceableELBO().differentiable_loss(program.model, program.guide, rows).backward()
     for path, parameter in program.named_parameters():
@@ -110,7 +112,9 @@ def test_refitting_its_own_draws_recovers_it(name):
     torch.manual_seed(4)
     with torch.no_grad():
         drawn = {key: value.numpy() for key, value in program.model({}, n=2000).items() if key in data}
-    generator = float(log_marginal(program, dict(program.state_dict()), program.tensors(drawn)).sum().detach())
+    generator = float(
+        log_marginal(program, dict(program.state_dict()), program.tensors(drawn)).sum().detach()
+    )
     again = read_table(drawn, spec)
     refitted = compile_spec(spec, again.schema)
     # From the generator EM climbs to the optimum nearby; from its own starts it must find one as high.

@@ -98,7 +98,9 @@ def start(covariance: str) -> dict[str, np.ndarray]:
     return {"weights": np.array([0.2, 0.5, 0.3]), "means": means, "covariances": own}
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # a fixed number of steps is asked for
+@pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning"
+)  # a fixed number of steps is asked for
 @pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical"])
 def test_every_step_is_that_of_scikit_learn(covariance):
     steps, own = 12, start(covariance)
@@ -128,7 +130,9 @@ def test_every_step_is_that_of_scikit_learn(covariance):
     ours = found["x"]["cov"] if name == "cov" else found["x"]["scale"].reshape(covariances.shape) ** 2
     np.testing.assert_allclose(ours, covariances, rtol=1e-9)
     assert result.log_likelihood == pytest.approx(stock.score(FAITHFUL) * len(FAITHFUL), rel=1e-12)
-    np.testing.assert_allclose(result.score_samples({"x": FAITHFUL}), stock.score_samples(FAITHFUL), rtol=1e-9)
+    np.testing.assert_allclose(
+        result.score_samples({"x": FAITHFUL}), stock.score_samples(FAITHFUL), rtol=1e-9
+    )
     np.testing.assert_allclose(
         result.predict_proba({"x": FAITHFUL}), stock.predict_proba(FAITHFUL)[:, order], atol=1e-10
     )
@@ -147,9 +151,7 @@ def test_labels_in_the_data_give_each_species_its_own_moments():
 def test_a_normal_per_group_is_the_moments_of_each_group():
     iris = load_iris()
     frame = pd.DataFrame({"kind": iris.target_names[iris.target], "width": iris.data[:, 1]})
-    spec = Spec(
-        model={"kind": Categorical(3), "width": Normal(1, loc=By("kind"), scale=By("kind"))}
-    )
+    spec = Spec(model={"kind": Categorical(3), "width": Normal(1, loc=By("kind"), scale=By("kind"))})
     result = fit(spec, frame)
     groups = frame.groupby("kind")["width"]
     np.testing.assert_allclose(result.parameters["width"]["loc"][:, 0], groups.mean(), rtol=1e-12)

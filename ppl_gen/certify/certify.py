@@ -11,6 +11,7 @@ from ppl_gen.certify import bounds, edges, evidence, lines
 from ppl_gen.certify.certificate import Certificate, Line
 from ppl_gen.certify.subject import Subject, subject_of
 from ppl_gen.data.table import Table
+from ppl_gen.infer.route import em_obstacle
 from ppl_gen.infer.run import Run
 from ppl_gen.infer.status import Status
 from ppl_gen.program.program import Program
@@ -143,7 +144,10 @@ def _sampled_gap(subject: Subject, seed: int) -> Line:
 
 
 def _gradient(subject: Subject, run: Run, table: Table, stepwise: bool, seed: int) -> Line:
-    norm = edges.unit_free_norm(subject, evidence.mean_gradient(subject, table, seed))
+    if subject.exact and em_obstacle(subject.program) is None:
+        norm = evidence.gradient_norm_in_standard_units(subject, table)
+    else:
+        norm = edges.unit_free_norm(subject, evidence.mean_gradient(subject, table, seed))
     return lines.gradient(norm, stepwise and run.status is Status.CONVERGED, subject.exact)
 
 

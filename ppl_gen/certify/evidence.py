@@ -5,6 +5,7 @@ One function a number, and each is read by one line, so that a fault shows in th
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from ppl_gen.infer.elbo import TraceableELBO, functional_pair
 from ppl_gen.infer.enumeration import log_marginal as enumerated_log_marginal
 from ppl_gen.infer.enumeration import posterior_marginals
 from ppl_gen.infer.enumeration import site_log_probs as enumerated_log_probs
+from ppl_gen.infer.gradient import mean_gradient as standard_gradient
 from ppl_gen.infer.importance import importance_log_likelihood
 from ppl_gen.program.lowering import pyro_scope
 
@@ -171,6 +173,12 @@ def importance_weighted(subject: Subject, seed: int, draws: int = 100) -> tuple[
         for start in range(0, n, step)
     ]
     return _array(torch.cat([p for p, _ in parts])), _array(torch.cat([e for _, e in parts]))
+
+
+def gradient_norm_in_standard_units(subject: Subject, table: Table) -> float:
+    """The norm of the gradient of the mean log p(x), where EM can run and columns can be standardised."""
+    gradients = standard_gradient(subject.program, subject.state, table)
+    return math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients.values()))
 
 
 def mean_gradient(subject: Subject, table: Table, seed: int) -> dict[str, Array]:

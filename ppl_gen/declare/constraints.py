@@ -16,12 +16,12 @@ SUM_TOLERANCE = 1e-6
 
 # The transforms whose values lie inside the constraint.
 WITHIN = {
-    "real": ("identity", "exp", "softplus", "sigmoid", "softmax"),
-    "positive": ("exp", "softplus", "sigmoid", "softmax"),
-    "unit_interval": ("sigmoid", "softmax"),
+    "real": ("identity", "exp", "softplus", "sigmoid"),
+    "positive": ("exp", "softplus", "sigmoid"),
+    "unit_interval": ("sigmoid",),
     "simplex": ("softmax",),
-    "covariance": ("exp", "softplus"),
-    "lower_cholesky": ("exp", "softplus"),
+    "covariance": ("exp",),
+    "lower_cholesky": ("exp",),
 }
 ORDERABLE = ("real", "positive", "unit_interval")
 

@@ -7,6 +7,9 @@ from ppl_gen.program.half import Draw
 from ppl_gen.program.layers import Constant, Table
 from ppl_gen.program.program import Program
 
+# The transforms under which a weighted mean or variance is the maximum likelihood it is without them.
+UNBOUNDED = {"real": ("identity",), "positive": ("exp", "softplus")}
+
 
 def route(program: Program) -> tuple[Algorithm, str]:
     """EM where every latent is discrete and every M-step closed, else SVI; with the reason, for the user.
@@ -50,6 +53,9 @@ def m_step_obstacle(program: Program, draw: Draw) -> str | None:
         layer = program.generative.layers[slot.layer]
         if not isinstance(layer, Constant | Table):
             return f"{draw.name}.{key} = {slot.term} has no closed-form M-step"
+        transform = getattr(slot.term, "transform", None)
+        if transform is not None and transform not in UNBOUNDED.get(slot.constraint.name, (transform,)):
+            return f"{draw.name}.{key} = {slot.term} is kept in a range, which has no closed-form M-step"
         if isinstance(layer, Table) and layer.ordered:
             return f"{draw.name}.{key} = {slot.term} is ordered, which has no closed-form M-step"
         if isinstance(layer, Constant) and 0 < layer.n_free < layer.value.numel():

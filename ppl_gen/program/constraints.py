@@ -83,10 +83,21 @@ _CONSTRAINTS = {
         Constraint("covariance", unpack_tril, pack_tril, lambda L: L @ L.mT, torch.linalg.cholesky),
     )
 }
-_OVERRIDES = {
-    ("positive", "softplus"): Constraint("positive", F.softplus, _inverse_softplus, _identity, _identity),
+_MAPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "identity": (_identity, _identity),
+    "exp": (torch.exp, floored_log),
+    "softplus": (F.softplus, _inverse_softplus),
+    "sigmoid": (torch.sigmoid, logit),
 }
-_OWN = {"real": "identity", "positive": "exp", "unit_interval": "sigmoid", "simplex": "softmax"}
+# What may stand in for a constraint's own transform (the first): the values must lie inside it.
+_WITHIN = {
+    "real": ("identity", "exp", "softplus", "sigmoid"),
+    "positive": ("exp", "softplus", "sigmoid"),
+    "unit_interval": ("sigmoid",),
+    "simplex": ("softmax",),
+    "lower_cholesky": ("exp",),
+    "covariance": ("exp",),
+}
 
 
 def constraint(name: str, transform: str | None = None) -> Constraint:
@@ -97,12 +108,12 @@ def constraint(name: str, transform: str | None = None) -> Constraint:
 
     Raises SpecError where the transform does not lead into the constraint's space.
     """
-    if transform is None or transform == _OWN.get(name):
+    if transform is None or transform == _WITHIN[name][0]:
         return _CONSTRAINTS[name]
-    if (name, transform) not in _OVERRIDES:
-        fitting = [t for c, t in _OVERRIDES if c == name] + ([_OWN[name]] if name in _OWN else [])
+    if transform not in _WITHIN[name]:
+        fitting = ", ".join(_WITHIN[name])
         raise SpecError(
-            f"transform={transform!r} does not give a {name} value; possible here: {', '.join(sorted(fitting))}",
-            word="transform",
+            f"transform={transform!r} gives no {name} value; possible: {fitting}", word="transform"
         )
-    return _OVERRIDES[name, transform]
+    onto, back = _MAPS[transform]
+    return Constraint(name, onto, back, _identity, _identity)

@@ -12,7 +12,6 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
-
 _ATEN = torch.ops.aten
 # Operation → the one that writes over its first operand, and whether the operands may change places.
 _IN_PLACE = {
@@ -103,20 +102,12 @@ def _dies_at(operand: Node, node: Node, order: dict[Node, int]) -> bool:
     for user in operand.users:
         if user is not node and (order[user] > order[node] or _is_view(user)):
             return False
-    if not _is_view(operand):
-        return True
-    (base,) = operand.all_input_nodes[:1]
-    return len(base.users) == 1 and _same_size(base, operand) and _dies_at_view(base, operand, order)
-
-
-def _dies_at_view(base: Node, view: Node, order: dict[Node, int]) -> bool:
-    """Whether `view` is all that is ever read of `base`, down to the memory itself."""
-    if base.op != "call_function":
-        return False
-    if not _is_view(base):
-        return True
-    (below,) = base.all_input_nodes[:1]
-    return len(below.users) == 1 and _same_size(below, base) and _dies_at_view(below, base, order)
+    while _is_view(operand):
+        base = operand.all_input_nodes[0]
+        if base.op != "call_function" or len(base.users) > 1 or not _same_size(base, operand):
+            return False
+        operand = base
+    return True
 
 
 def _is_view(node: Node) -> bool:

@@ -126,6 +126,10 @@ class Half(nn.Module):
     def _name_value(self, name: str, term: Term) -> None:
         if name not in self._as_values:
             return
+        if getattr(term, "transform", None) is not None:
+            raise SpecError(
+                f"'{name}' is used as a value, which has no constraint to transform into", word="transform"
+            )
         if isinstance(term, MLP) and term.dim is None:
             module: nn.Module = MLPLayer(term, None, self._scope)
             width = term.hidden[-1]

@@ -161,12 +161,12 @@ class Program(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Of the parameters."""
-        return next(iter(self.state_dict().values())).dtype
+        return self._any_number().dtype
 
     @property
     def device(self) -> torch.device:
         """Of the parameters."""
-        return next(iter(self.state_dict().values())).device
+        return self._any_number().device
 
     def tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         """A table's arrays as tensors of this program's dtype and device; categories as integers."""
@@ -176,6 +176,9 @@ class Program(nn.Module):
         # torch warns of arrays it must not write; nothing here writes.
         tensor = torch.from_numpy(array if array.flags.writeable else np.array(array))
         return tensor if tensor.dtype == torch.int64 else tensor.to(self.dtype)
+
+    def _any_number(self) -> Tensor:
+        return next(iter(self.state_dict().values()), torch.zeros((), dtype=torch.float64))
 
     def _plate(self, given: Mapping[str, Tensor], n: int | None, size: int | None) -> Any:
         rows = {name: value.shape[0] for name, value in given.items()}
@@ -192,7 +195,9 @@ class Program(nn.Module):
 def _all_there(half: str, names: Iterable[str], given: Mapping[str, Tensor]) -> None:
     lacking = [name for name in names if name not in given]
     if lacking:
-        raise FitError(f"the {half} needs {', '.join(lacking)}; the data have {', '.join(given) or 'nothing'}")
+        raise FitError(
+            f"the {half} needs {', '.join(lacking)}; the data have {', '.join(given) or 'nothing'}"
+        )
 
 
 def compile_spec(

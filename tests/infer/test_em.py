@@ -20,8 +20,8 @@ from ppl_gen.declare.phrasebook import gaussian_mixture, latent_class
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import By, Free
 from ppl_gen.errors import FitError
-from ppl_gen.infer.algorithms import EM
 from ppl_gen.infer import engine
+from ppl_gen.infer.algorithms import EM
 from ppl_gen.infer.em import run_em
 from ppl_gen.infer.enumeration import log_marginal
 from ppl_gen.infer.ordering import _exchangeable
@@ -64,7 +64,12 @@ MODELS = {
     "items": (Z | {"x": Categorical(probs=By("z"))}, {"x": C}),
     "coins": (Z | {"x": Bernoulli(probs=By("z"))}, {"x": F}),
     "mixed": (
-        Z | {"x": Normal(loc=By("z"), scale=By("z")), "n": Poisson(rate=By("z")), "c": Categorical(probs=By("z"))},
+        Z
+        | {
+            "x": Normal(loc=By("z"), scale=By("z")),
+            "n": Poisson(rate=By("z")),
+            "c": Categorical(probs=By("z")),
+        },
         {"x": CLUSTERS, "n": P, "c": C},
     ),
     "in turns": (
@@ -72,7 +77,12 @@ MODELS = {
         {"x": CLUSTERS},
     ),
     "independent latents": (
-        {"a": Categorical(2), "b": Categorical(3), "x": Normal(loc=By("a")), "n": Poisson(rate=By(["a", "b"]))},
+        {
+            "a": Categorical(2),
+            "b": Categorical(3),
+            "x": Normal(loc=By("a")),
+            "n": Poisson(rate=By(["a", "b"])),
+        },
         {"x": CLUSTERS, "n": P},
     ),
     "hierarchy": (
@@ -90,7 +100,10 @@ MODELS = {
         {"g": Categorical(2), "z": Categorical(2, probs=By("g")), "x": Normal(loc=By(["z", "g"]))},
         {"x": CLUSTERS, "g": G},
     ),
-    "z in the data": ({"z": Categorical(2), "x": MultivariateNormal(loc=By("z"), cov=By("z"))}, {"x": CLUSTERS, "z": G}),
+    "z in the data": (
+        {"z": Categorical(2), "x": MultivariateNormal(loc=By("z"), cov=By("z"))},
+        {"x": CLUSTERS, "z": G},
+    ),
     "no latent": ({"x": MultivariateNormal()}, {"x": CLUSTERS}),
     "one class": ({"z": Categorical(1), "x": Normal(loc=By("z"), scale=By("z"))}, {"x": CLUSTERS}),
 }
@@ -123,7 +136,7 @@ def test_labels_in_the_data_give_the_moments_of_each_class():
     program, done = run(Spec(model=model), data)
     natural = program.natural()
     for k in (0, 1):
-        own = CLUSTERS[G == k]
+        own = CLUSTERS[k == G]
         np.testing.assert_allclose(natural["x"]["loc"][k], own.mean(0), rtol=1e-12)
         np.testing.assert_allclose(natural["x"]["cov"][k], np.cov(own.T, bias=True), rtol=1e-10)
     np.testing.assert_allclose(natural["z"]["probs"], np.bincount(G) / 120, rtol=1e-12)
@@ -223,7 +236,9 @@ def test_a_start_that_does_not_fit_is_refused(case):
 
 
 @pytest.mark.parametrize(
-    "options", [{"tol": -1}, {"restarts": 0}, {"max_steps": 1.5}, {"init": "kmeans"}, {"lowering": "jit"}], ids=str
+    "options",
+    [{"tol": -1}, {"restarts": 0}, {"max_steps": 1.5}, {"init": "kmeans"}, {"lowering": "jit"}],
+    ids=str,
 )
 def test_an_option_outside_its_range_is_refused_with_the_choices(options):
     with pytest.raises(FitError, match=next(iter(options))):
@@ -281,10 +296,15 @@ def test_the_optimum_does_not_depend_on_the_labels_it_starts_from(order):
     spec = gaussian_mixture(3, "diagonal")
     order = list(order)
     loc, scale = np.array([[0.0, 0], [5, 5], [10, 10]]), np.array([[1.0, 1], [2, 2], [1, 1]])
-    start = {"z": {"probs": np.array([0.2, 0.3, 0.5])[order]}, "x": {"loc": loc[order], "scale": scale[order]}}
+    start = {
+        "z": {"probs": np.array([0.2, 0.3, 0.5])[order]},
+        "x": {"loc": loc[order], "scale": scale[order]},
+    }
     program, done = run(spec, {"x": THREE}, EM(init=start, max_steps=40))
     plain, first = run(
-        spec, {"x": THREE}, EM(init={"z": {"probs": [0.2, 0.3, 0.5]}, "x": {"loc": loc, "scale": scale}}, max_steps=40)
+        spec,
+        {"x": THREE},
+        EM(init={"z": {"probs": [0.2, 0.3, 0.5]}, "x": {"loc": loc, "scale": scale}}, max_steps=40),
     )
     np.testing.assert_allclose(done.history, first.history, rtol=1e-12)
     np.testing.assert_allclose(program.natural()["x"]["loc"], plain.natural()["x"]["loc"], rtol=1e-10)
@@ -292,7 +312,10 @@ def test_the_optimum_does_not_depend_on_the_labels_it_starts_from(order):
 
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(
-    unit=st.floats(1e-6, 1e6), shift=st.floats(-1e3, 1e3), covariance=st.sampled_from(COVARIANCES), seed=st.integers(0, 3)
+    unit=st.floats(1e-6, 1e6),
+    shift=st.floats(-1e3, 1e3),
+    covariance=st.sampled_from(COVARIANCES),
+    seed=st.integers(0, 3),
 )
 def test_units_and_shifts_of_the_data_are_those_of_the_result(unit, shift, covariance, seed):
     spec, algorithm = gaussian_mixture(2, covariance), EM(restarts=1, max_steps=10, tol=1e-7)

@@ -14,7 +14,12 @@ from ppl_gen.infer.route import em_obstacle, route
 from ppl_gen.program.program import compile_spec
 
 R = np.random.default_rng(0)
-DATA = {"x": R.normal(size=(20, 2)), "y": R.normal(size=(20, 2)), "u": R.normal(size=(20, 1)), "c": np.arange(20) % 3}
+DATA = {
+    "x": R.normal(size=(20, 2)),
+    "y": R.normal(size=(20, 2)),
+    "u": R.normal(size=(20, 1)),
+    "c": np.arange(20) % 3,
+}
 Z = {"z": Categorical(2)}
 U = {"u": Input(1)}
 ROUTES = {
@@ -29,14 +34,26 @@ ROUTES = {
     "regression": (Z | U | {"x": Normal(loc=Linear("u", by="z"))}, SVI, "x.loc = Linear(u, by=z)"),
     "network": (U | {"x": Normal(loc=MLP("u", [3]))}, SVI, "x.loc = MLP(u, [3])"),
     "ordered": (Z | {"x": Normal(2, loc=By("z", ordered=True, dim=1))}, SVI, "is ordered"),
-    "gating": (U | {"z": Categorical(2, logits=Linear("u")), "x": Normal(loc=By("z"))}, SVI, "z.logits = Linear(u)"),
+    "gating": (
+        U | {"z": Categorical(2, logits=Linear("u")), "x": Normal(loc=By("z"))},
+        SVI,
+        "z.logits = Linear(u)",
+    ),
     "one name for two": (
         Z | {"s": Free(), "x": Normal(2, loc=By("z"), scale="s"), "y": Normal(2, loc=By("z"), scale="s")},
         SVI,
         "x.scale and y.scale share one parameter",
     ),
-    "partly written full": (Z | {"x": MultivariateNormal(loc=[0, Free()], cov=By("z"))}, SVI, "fixed in part"),
-    "one location, full": (Z | {"x": MultivariateNormal(loc=By("z", dim=1), cov=By("z"))}, SVI, "all dimensions"),
+    "partly written full": (
+        Z | {"x": MultivariateNormal(loc=[0, Free()], cov=By("z"))},
+        SVI,
+        "fixed in part",
+    ),
+    "one location, full": (
+        Z | {"x": MultivariateNormal(loc=By("z", dim=1), cov=By("z"))},
+        SVI,
+        "all dimensions",
+    ),
     "sum": (Z | {"c": Categorical(3), "x": Normal(loc=By("z") + By("c"))}, SVI, "By(z) + By(c)"),
 }
 
@@ -59,9 +76,7 @@ def test_a_latent_count_is_refused_in_words():
 
 
 def test_a_guide_that_names_a_discrete_latent_rules_out_em():
-    spec = Spec(
-        model=Z | {"x": Normal(loc=By("z"))}, guide={"z": Categorical(2, logits=MLP("x", [4]))}
-    )
+    spec = Spec(model=Z | {"x": Normal(loc=By("z"))}, guide={"z": Categorical(2, logits=MLP("x", [4]))})
     program = compile_spec(spec, {"x": DATA["x"]})
     chosen, text = route(program)
     assert isinstance(chosen, SVI)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppl_gen.declare.nodes import Bernoulli, Categorical, Input, MultivariateNormal, Normal, Poisson
+from ppl_gen.declare.nodes import Bernoulli, Categorical, Input, Normal, Poisson
 from ppl_gen.declare.phrasebook import gaussian_mixture, latent_class, poisson_mixture
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import MLP, By, Free, Linear
@@ -51,19 +51,31 @@ COUNTED = {
     "items of 2 and of 3 levels": (model(z=Z, uneven=Categorical(probs=By("z"))), 2 + 3 * (1 + 2)),
     "Poisson": (model(z=B, n=Poisson(rate=By("z"))), 3),
     "weights written": (model(z=Categorical(2, probs=[0.3, 0.7]), n=Poisson(rate=By("z"))), 2),
-    "weights by group": (model(b=B, z=Categorical(3, probs=By("b")), y=Normal(1, loc=By("z"))), 1 + 2 * 2 + 3 + 1),
+    "weights by group": (
+        model(b=B, z=Categorical(3, probs=By("b")), y=Normal(1, loc=By("z"))),
+        1 + 2 * 2 + 3 + 1,
+    ),
     "partly written": (model(x=Normal(2, loc=[0, Free()], scale=[Free(), 1])), 2),
     "logits of linear": (model(u=Input(2), c=Categorical(3, logits=Linear("u"))), 2 * 3),
-    "logits of two": (model(u=Input(2), v=Input(1), c=Categorical(3, logits=Linear("u") + Linear("v"))), 2 * 4),
+    "logits of two": (
+        model(u=Input(2), v=Input(1), c=Categorical(3, logits=Linear("u") + Linear("v"))),
+        2 * 4,
+    ),
     "logits of tables": (model(a=A, b=B, c=Categorical(3, logits=By("a") + By("b"))), WEIGHTS + 2 * (3 + 1)),
     "logits of a network": (model(u=Input(2), c=Categorical(3, logits=MLP("u", [4]))), 12 + 15),
     "regression": (model(u=Input(2), y=Normal(1, loc=Linear("u"))), 3 + 1),
     "analysis of covariance": (model(a=A, u=Input(2), y=Normal(1, loc=By("a") + Linear("u"))), 2 + 3 + 2 + 1),
     "two-way layout": (model(a=A, b=B, y=Normal(1, loc=By("a") + By("b"))), WEIGHTS + 3 + 1 + 1),
-    "mixture of regressions": (model(u=Input(2), z=B, y=Normal(1, loc=Linear("u", by="z"), scale=By("z"))), 9),
+    "mixture of regressions": (
+        model(u=Input(2), z=B, y=Normal(1, loc=Linear("u", by="z"), scale=By("z"))),
+        9,
+    ),
     "one name used twice": (model(s=Free(), x=Normal(2, scale="s"), u=Normal(2, scale="s")), 2 + 2 + 2),
     "factor analysis": (model(**latent(2), six=Normal(6, loc=Linear("z"), scale=Free())), 12 + 6 + 6 - 1),
-    "probabilistic PCA": (model(**latent(3), six=Normal(6, loc=Linear("z"), scale=Free(dim=1))), 18 + 6 + 1 - 3),
+    "probabilistic PCA": (
+        model(**latent(3), six=Normal(6, loc=Linear("z"), scale=Free(dim=1))),
+        18 + 6 + 1 - 3,
+    ),
     "no rotation with known scales": (
         model(z=Normal(2, loc=0, scale=[1, 2]), six=Normal(6, loc=Linear("z"), scale=1)),
         12 + 6,

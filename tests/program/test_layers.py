@@ -34,7 +34,9 @@ DATA = {
 def compiled(**model: object) -> Program:
     """The model over as much of DATA as it names, its parameters set at random."""
     spec = Spec(model=model)
-    program = compile_spec(spec, {name: DATA[name] for name in spec.nodes if name in DATA}, dtype=torch.float64)
+    program = compile_spec(
+        spec, {name: DATA[name] for name in spec.nodes if name in DATA}, dtype=torch.float64
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in program.parameters():
@@ -74,7 +76,9 @@ def test_a_vector_of_categories_has_an_axis_for_each_of_its_cells():
 
 
 def test_tables_hold_the_parameters_own_axes_last():
-    program = compiled(a=A, x=MultivariateNormal(4, loc=By("a"), cov=By("a")), c=Categorical(3, probs=By("a")))
+    program = compiled(
+        a=A, x=MultivariateNormal(4, loc=By("a"), cov=By("a")), c=Categorical(3, probs=By("a"))
+    )
     natural = program.natural()
     assert natural["x"]["cov"].shape == (3, 4, 4)
     np.testing.assert_allclose(natural["x"]["cov"], np.swapaxes(natural["x"]["cov"], 1, 2))
@@ -165,7 +169,9 @@ def test_an_enumerated_category_picks_the_same_weights_as_an_observed_one():
     values = program.tensors({"u": DATA["u"]}) | {"z": torch.arange(3).reshape(3, 1)}
     enumerated = program.generative.working("x", values)
     for k in range(3):
-        alone = program.generative.working("x", program.tensors({"u": DATA["u"]}) | {"z": torch.full((N,), k)})
+        alone = program.generative.working(
+            "x", program.tensors({"u": DATA["u"]}) | {"z": torch.full((N,), k)}
+        )
         assert torch.equal(enumerated["loc"][k], alone["loc"])
         assert torch.equal(enumerated["scale"][k].expand(N, 4), alone["scale"])
 
@@ -249,7 +255,9 @@ def test_a_free_number_in_a_list_is_all_of_it_that_is_learned():
 
 def test_one_name_used_twice_is_one_set_of_numbers_and_two_equal_texts_are_two():
     program = compiled(a=A, s=By("a"), y=Normal(1, loc="s", scale=1), v=Normal(1, loc="s", scale=1))
-    assert [path for path, _ in program.named_parameters() if ":loc" in path] == ["generative.layers.s:loc.table"]
+    assert [path for path, _ in program.named_parameters() if ":loc" in path] == [
+        "generative.layers.s:loc.table"
+    ]
     np.testing.assert_array_equal(working(program, "y")["loc"], working(program, "v")["loc"])
     program = compiled(a=A, y=Normal(1, loc=By("a"), scale=1), v=Normal(1, loc=By("a"), scale=1))
     assert not np.array_equal(working(program, "y")["loc"], working(program, "v")["loc"])
@@ -269,7 +277,9 @@ def test_a_named_network_is_its_last_hidden_layer_where_it_is_a_parent():
 
 
 def test_a_named_table_with_a_width_is_an_embedding():
-    program = compiled(a=A, e=By("a", dim=2), h=Linear("e", dim=3), x=Normal(4, loc=Linear(["h", "e"]), scale=1))
+    program = compiled(
+        a=A, e=By("a", dim=2), h=Linear("e", dim=3), x=Normal(4, loc=Linear(["h", "e"]), scale=1)
+    )
     e = number(program, "e:.table")[DATA["a"]]
     h = e @ number(program, "h:.weight").T + number(program, "h:.bias")
     expected = np.c_[h, e] @ number(program, "x:loc.weight").T + number(program, "x:loc.bias")
@@ -305,13 +315,21 @@ WRONG = {
     ),
     "a width that does not fit": (lambda: dict(a=A, x=Normal(4, loc=By("a", dim=3))), "dim=3"),
     "one value for a matrix": (lambda: dict(a=A, x=MultivariateNormal(4, cov=By("a", dim=1))), "dim=1"),
-    "ordered in four dimensions": (lambda: dict(a=A, x=Normal(4, loc=By("a", ordered=True))), "ordered=True needs one number a category"),
-    "a transform of the wrong space": (
-        lambda: dict(u=Input(2), y=Normal(1, loc=0, scale=Linear("u", transform="sigmoid"))),
-        "does not give a positive value; possible here: exp, softplus",
+    "ordered in four dimensions": (
+        lambda: dict(a=A, x=Normal(4, loc=By("a", ordered=True))),
+        "ordered=True needs one number a category",
+    ),
+    "a transform where there is no constraint": (
+        lambda: dict(
+            u=Input(2), h=Linear("u", dim=2, transform="exp"), y=Normal(2, loc=Linear("h"), scale=1)
+        ),
+        "'h' is used as a value, which has no constraint to transform into",
     ),
     "a category as a number": (lambda: dict(a=A, y=Normal(1, loc="a", scale=1)), "'a'"),
-    "an offset of the wrong width": (lambda: dict(u=Input(2), x=Normal(4, loc="u", scale=1)), "'u'|'x' is declared"),
+    "an offset of the wrong width": (
+        lambda: dict(u=Input(2), x=Normal(4, loc="u", scale=1)),
+        "'u'|'x' is declared",
+    ),
     "a value without a width": (
         lambda: dict(u=Input(2), h=Linear("u"), x=Normal(4, loc=Linear("h"), scale=1)),
         "'x' uses 'h' as a value, so its width must be written",

@@ -53,8 +53,7 @@ CLOSED = {
     "Bernoulli": Z | {"f": Bernoulli(probs=By("z"))},
     "Bernoulli logits": Z | {"f": Bernoulli(logits=By("z"))},
     "one probability": Z | {"f": Bernoulli(probs=By("z", dim=1))},
-    "partly written probabilities": Z
-    | {"f": Bernoulli(probs=[0.3, Free(), 0.5]), "x": Normal(loc=By("z"))},
+    "partly written probabilities": Z | {"f": Bernoulli(probs=[0.3, Free(), 0.5]), "x": Normal(loc=By("z"))},
     "items": Z | {"c": Categorical(probs=By("z"))},
     "items alike": Z | {"c": Categorical(3, dim=2, probs=By("z", dim=1))},
     "item logits": Z | {"c": Categorical(logits=By("z"))},

@@ -1,0 +1,345 @@
+"""Whatever is wrong with a declaration, the data, a query or a saved fit is said in one line, with its place."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ppl_gen.declare.files import read_spec
+from ppl_gen.declare.nodes import Bernoulli, Categorical, Normal, Poisson
+from ppl_gen.declare.phrasebook import gaussian_mixture, latent_class
+from ppl_gen.declare.spec import Spec
+from ppl_gen.declare.terms import By, Linear
+from ppl_gen.errors import DataError, FitError, SpecError
+from ppl_gen.fitting import fit
+from ppl_gen.infer.algorithms import EM, SVI
+from ppl_gen.results.fit import Fit
+from ppl_gen.results.storage import load
+
+X = np.random.default_rng(0).normal(size=(30, 2))
+MIXTURE = gaussian_mixture(2)
+COUNTS = Spec(model={"z": Categorical(2), "x": Poisson(rate=By("z"))})
+COINS = Spec(model={"z": Categorical(2), "x": Bernoulli(probs=By("z"))})
+TWO_LEAVES = Spec(model={"z": Categorical(2), "x": Normal(2, loc=By("z")), "y": Normal(1, loc=By("z"))})
+
+
+def holding(value: float, rows: int = 9) -> np.ndarray:
+    array = np.zeros((rows, 2)) if value in (7, -1, 0.5) else np.arange(2.0 * rows).reshape(rows, 2)
+    array[4, 1] = value
+    array[6, 1] = value
+    return array
+
+
+def model(text: str) -> Callable[[], Spec]:
+    return lambda: read_spec("model:\n" + text)
+
+
+SHORT_GUIDE = """
+model:
+  z: Normal(1, loc=0, scale=1)
+  w: Normal(1, loc=0, scale=1)
+  x: Normal(2, loc=Linear([z, w]))
+guide:
+  z: Normal(1, loc=Linear(x))
+"""
+BILLION_LAUGHS = "a: &a [x]\nb: &b [*a, *a, *a]\nc: &c [*b, *b, *b]\nmodel: *c\n"
+
+WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
+    # Data.
+    "NaN": (
+        lambda: fit(MIXTURE, holding(np.nan)),
+        DataError,
+        "column 'x[1]' has 2 missing values (NaN or blank), the first in row 4 (counting from 0); "
+        "missing data are not supported yet",
+    ),
+    "infinity": (
+        lambda: fit(MIXTURE, holding(np.inf)),
+        DataError,
+        "column 'x[1]' has 2 infinite values, the first in row 4",
+    ),
+    "fewer rows than classes": (
+        lambda: fit(gaussian_mixture(5), X[:3]),
+        DataError,
+        "'z' has 5 classes and the data 3 rows",
+    ),
+    "a 7 in a Bernoulli": (
+        lambda: fit(COINS, {"x": holding(7)}),
+        DataError,
+        "column 'x[1]' holds 7 in row 4 (counting from 0), where Bernoulli takes 0 and 1; 2 such cells",
+    ),
+    "a negative count": (
+        lambda: fit(COUNTS, {"x": holding(-1)}),
+        DataError,
+        "column 'x[1]' holds -1 in row 4 (counting from 0), where counts are 0, 1, 2, ...",
+    ),
+    "a fractional count": (
+        lambda: fit(COUNTS, {"x": holding(0.5)}),
+        DataError,
+        "column 'x[1]' holds 0.5 in row 4 (counting from 0), where counts are whole numbers",
+    ),
+    "text among numbers": (
+        lambda: fit(MIXTURE, {"x": np.array([["a", "b"]])}),
+        DataError,
+        "column 'x[0]' holds text, 'a', in row 0 (counting from 0), where numbers are needed",
+    ),
+    "complex": (lambda: fit(MIXTURE, X + 1j), DataError, "'x' holds complex numbers"),
+    "ragged": (
+        lambda: fit(MIXTURE, {"x": [[1, 2], [3]]}),
+        DataError,
+        "'x' cannot be read as rows and columns: row 0 has 2 cells and row 1 has 1",
+    ),
+    "empty": (lambda: fit(MIXTURE, X[:0]), DataError, "'x' is empty: its shape is (0, 2)"),
+    "one-dimensional": (
+        lambda: fit(MIXTURE, X[:, 0]),
+        DataError,
+        "one array for 'x' needs two dimensions, rows and columns",
+    ),
+    "nothing": (lambda: fit(MIXTURE, None), DataError, "no data are given"),
+    "a path without a file": (lambda: fit(MIXTURE, "nofile.csv"), DataError, "nofile.csv: no such file"),
+    "a leaf that the data lack": (
+        lambda: fit(TWO_LEAVES, {"x": X}),
+        DataError,
+        "the data lack the leaf 'y'; they have x",
+    ),
+    # Declarations.
+    "an unknown parent": (
+        model("  z: Categorical(2)\n  x: Normal(2, loc=By(c))\n"),
+        SpecError,
+        "<text>:3:23: 'x' refers to 'c', which is not declared above it; declared so far: z",
+    ),
+    "a cycle": (
+        model("  a: Normal(1, loc=Linear(b))\n  b: Normal(1, loc=Linear(a))\n"),
+        SpecError,
+        "<text>:2:27: 'a' refers to 'b' in a cycle: a -> b -> a",
+    ),
+    "a key written twice": (
+        model("  x: Normal(2)\n  y: Normal(1)\n  x: Normal(3)\n"),
+        SpecError,
+        "<text>:4:3: 'x' is written twice, in line 2 and in line 4",
+    ),
+    "a latent the guide lacks": (
+        lambda: read_spec(SHORT_GUIDE),
+        SpecError,
+        "the guide lacks 'w', which is a continuous latent; it must name: z, w",
+    ),
+    "an unknown node": (
+        model("  x: Norml(2)\n"),
+        SpecError,
+        "'Norml' is not a word here; did you mean 'Normal'?",
+    ),
+    "an unknown term": (
+        model("  x: Normal(2, loc=Liner(z))\n"),
+        SpecError,
+        "'Liner' is not a word here; did you mean 'Linear'?",
+    ),
+    "an unknown option": (
+        model("  x: Normal(2, scal=1)\n"),
+        SpecError,
+        "<text>:2:16: Normal has no option 'scal'; did you mean 'scale'? its options: dim, loc, scale",
+    ),
+    "an unknown section": (
+        lambda: read_spec("modle:\n  x: Normal(2)\n"),
+        SpecError,
+        "<text>:1:1: 'modle' is no section; did you mean 'model'?",
+    ),
+    "an unknown shipped model": (
+        lambda: fit("gausian_mixture", X),
+        SpecError,
+        "'gausian_mixture' is no file and no shipped model; did you mean 'gaussian_mixture'?",
+    ),
+    "a word of a later version": (
+        model("  x: Normal(2, loc=Lag(x))\n"),
+        SpecError,
+        "not supported yet",
+    ),
+    "a latent count": (
+        lambda: fit(Spec(model={"n": Poisson(1, rate=2), "x": Normal(loc=Linear("n"))}), X),
+        SpecError,
+        "'n' is a latent Poisson, whose values cannot be summed over",
+    ),
+    "a YAML tag": (
+        model("  x: !!python/object/apply:os.system [ls]\n"),
+        SpecError,
+        "<text>:2:6: a tag (!) has no meaning here",
+    ),
+    "an alias": (
+        lambda: read_spec("model: &a\n  x: *a\n"),
+        SpecError,
+        "<text>:1:8: an anchor (&) has no meaning here",
+    ),
+    "aliases without end": (
+        lambda: read_spec(BILLION_LAUGHS),
+        SpecError,
+        "an anchor (&) has no meaning here",
+    ),
+    "an attribute": (
+        model("  x: Normal(2, loc=os.system)\n"),
+        SpecError,
+        "<text>:2:20: a dot is not in the notation",
+    ),
+    "a call of something else": (
+        model("  x: Normal(2, loc=__import__('os'))\n"),
+        SpecError,
+        "<text>:2:20: '__import__' is not a word here",
+    ),
+    "a function": (
+        model("  x: 'Normal(2, loc=(lambda: 1)())'\n"),
+        SpecError,
+        "only a word can stand before a parenthesis",
+    ),
+    "a comprehension": (
+        model("  x: Normal(2, loc=[i for i in z])\n"),
+        SpecError,
+        "<text>:2:20: a comprehension is not in the notation",
+    ),
+    # Algorithms.
+    "an algorithm by name": (
+        lambda: fit(MIXTURE, X, "EM"),
+        FitError,
+        "algorithm must be EM(…) or SVI(…), not 'EM'",
+    ),
+    "EM of a continuous latent": (
+        lambda: fit("vae", X, EM()),
+        FitError,
+        "EM cannot fit this model: 'z' is a continuous latent",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_said_in_the_users_terms(case):
+    attempt, kind, expected = WRONG[case]
+    with pytest.raises(kind) as raised:
+        attempt()
+    assert expected in str(raised.value)
+    assert isinstance(raised.value, ValueError)
+    assert "Traceback" not in str(raised.value)
+    assert "torch." not in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory) -> tuple[Fit, Path]:
+    result = fit(MIXTURE, {"x": X}, EM(restarts=1, max_steps=5))
+    place = tmp_path_factory.mktemp("fits") / "mixture"
+    result.save(place)
+    return result, place
+
+
+@pytest.fixture(scope="module")
+def vae() -> Fit:
+    return fit("vae", {"x": X}, SVI(epochs=1))
+
+
+@pytest.fixture(scope="module")
+def items() -> Fit:
+    answers = np.array([["a", "b"], ["b", "a"], ["a", "a"]] * 10)
+    return fit(latent_class(2), {"x": answers}, EM(restarts=1, max_steps=5))
+
+
+ASKED_WRONGLY: dict[str, tuple[str, Callable[[Fit], object], type[Exception], str]] = {
+    "classes of a VAE": ("vae", lambda f: f.predict(X), FitError, "continuous: transform gives their means"),
+    "probabilities of a VAE": ("vae", lambda f: f.predict_proba(X), FitError, "transform gives their means"),
+    "means of a mixture": (
+        "mixture",
+        lambda f: f.transform(X),
+        FitError,
+        "the model has no continuous latent",
+    ),
+    "another width": (
+        "mixture",
+        lambda f: f.predict(X[:, :1]),
+        DataError,
+        "'x' was fitted on 2 columns (x[0], x[1]) and the data give it 1",
+    ),
+    "other columns": (
+        "mixture",
+        lambda f: f.predict(pd.DataFrame({"p": [1.0], "q": [2.0]})),
+        DataError,
+        "the data lack the leaf 'x' (columns x[0], x[1]); they have p, q",
+    ),
+    "NaN": (
+        "mixture",
+        lambda f: f.score_samples(holding(np.nan)),
+        DataError,
+        "column 'x[1]' has 2 missing values",
+    ),
+    "a level never seen": (
+        "items",
+        lambda f: f.predict(np.array([["a", "a"], ["a", "c"]])),
+        DataError,
+        "column 'x[1]' holds 'c' in row 1 (counting from 0), a level never seen (1 such cell); the levels are 'a', 'b'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ASKED_WRONGLY)
+def test_a_query_that_cannot_be_answered_says_what_can(case, request):
+    which, ask, kind, expected = ASKED_WRONGLY[case]
+    found = request.getfixturevalue(which)
+    with pytest.raises(kind) as raised:
+        ask(found if isinstance(found, Fit) else found[0])
+    assert expected in str(raised.value)
+
+
+def test_a_fit_is_not_written_over_another_unasked(mixture):
+    result, place = mixture
+    with pytest.raises(FitError, match="exists already; replace=True"):
+        result.save(place)
+    result.save(place, replace=True)
+    assert load(place).log_likelihood == result.log_likelihood
+
+
+def test_a_folder_that_cannot_be_written_is_named(mixture, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(FitError, match=r"file.fit: cannot be written"):
+        mixture[0].save(tmp_path / "file" / "fit")
+
+
+@pytest.mark.parametrize("damage", ["cut short", "one bit", "missing"])
+@pytest.mark.parametrize("name", ["spec.yaml", "params.safetensors", "fit.json"])
+def test_a_damaged_saved_fit_is_refused_by_the_files_name(mixture, tmp_path, name, damage):
+    place = tmp_path / "fit"
+    shutil.copytree(mixture[1], place)
+    content = bytearray((place / name).read_bytes())
+    if damage == "missing":
+        (place / name).unlink()
+    elif damage == "cut short":
+        (place / name).write_bytes(bytes(content[:-3]))
+    else:
+        content[len(content) // 2] ^= 1
+        (place / name).write_bytes(bytes(content))
+    with pytest.raises(FitError) as raised:
+        load(place)
+    assert name in str(raised.value)
+
+
+def test_a_place_without_a_fit_is_named(tmp_path):
+    with pytest.raises(FitError, match="no saved fit here: the folder does not exist"):
+        load(tmp_path / "nothing")
+
+
+def test_what_is_odd_but_usable_is_a_warning_that_names_the_column():
+    x = X.copy()
+    x[:, 1] = 3.0
+    with pytest.warns(UserWarning, match=r"column 'x\[1\]' of 'x': the same value in every row"):
+        result = fit(MIXTURE, {"x": x}, EM(restarts=1, max_steps=20))
+    assert np.isfinite(result.log_likelihood)
+    with pytest.warns(UserWarning, match="not identified; write loc=0, scale=1"):
+        fit(Spec(model={"z": Normal(1), "x": Normal(loc=Linear("z"))}), {"x": X}, SVI(epochs=1))
+
+
+def test_a_collapsed_fit_is_finite_and_warns():
+    x = np.repeat([[0.0, 0.0], [9.0, 9.0]], 10, axis=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = fit(MIXTURE, {"x": x}, EM(restarts=2))
+    assert any("collapsed onto a singular component" in str(warning.message) for warning in caught)
+    assert np.isfinite(result.log_likelihood)
+    assert not result.converged
+    assert len(result.predict(x)) == 20
