@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-# Small matrices are slower on two threads than on one; the library raises the number where it pays.
+# Models this small are slower on two threads than on one.
 demo lint test: export OMP_NUM_THREADS ?= 1
 export MPLBACKEND := Agg
 

@@ -1,25 +1,66 @@
 """Declare a latent-variable model, fit it by EM or SVI through Pyro, certify the fit, hand it to ArviZ.
 
 >>> from ppl_gen import By, Categorical, MultivariateNormal, Spec
->>> Spec(model=dict(z=Categorical(3), x=MultivariateNormal(loc=By("z"), cov=By("z"))))
-model:
-  z: Categorical(3)
-  x: MultivariateNormal(loc=By(z), cov=By(z))
+>>> mixture = Spec(model=dict(z=Categorical(3), x=MultivariateNormal(loc=By("z"), cov=By("z"))))
+>>> mixture.model["x"]
+MultivariateNormal(loc=By(z), cov=By(z))
 """
 
-from ppl_gen.certify.certificate import Certificate
-from ppl_gen.declare.files import read_spec, shipped_models, write_spec
-from ppl_gen.declare.nodes import Bernoulli, Categorical, Input, MultivariateNormal, Normal, Poisson
-from ppl_gen.declare.phrasebook import gaussian_mixture, latent_class, poisson_mixture, vae
-from ppl_gen.declare.spec import Spec
-from ppl_gen.declare.terms import MLP, By, Free, Linear, Sum
-from ppl_gen.errors import DataError, FitError, SpecError
-from ppl_gen.fitting import fit
-from ppl_gen.infer.algorithms import EM, SVI
-from ppl_gen.infer.status import Status
-from ppl_gen.program.program import Program, compile_spec
-from ppl_gen.results.fit import Fit
-from ppl_gen.results.storage import load
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppl_gen.certify.certificate import Certificate
+    from ppl_gen.declare.files import read_spec, shipped_models, write_spec
+    from ppl_gen.declare.nodes import Bernoulli, Categorical, Input, MultivariateNormal, Normal, Poisson
+    from ppl_gen.declare.phrasebook import gaussian_mixture, latent_class, poisson_mixture, vae
+    from ppl_gen.declare.spec import Spec
+    from ppl_gen.declare.terms import MLP, By, Free, Linear, Sum
+    from ppl_gen.errors import DataError, FitError, SpecError
+    from ppl_gen.fitting import fit
+    from ppl_gen.infer.algorithms import EM, SVI
+    from ppl_gen.infer.status import Status
+    from ppl_gen.program.program import Program, compile_spec
+    from ppl_gen.results.fit import Fit
+    from ppl_gen.results.storage import load
+
+# Where each public name lives. It is imported when it is first asked for: torch and Pyro take seconds, and
+# declaring a model, reading one, and `ppl-gen --help` need neither.
+_HOMES = {
+    "EM": "infer.algorithms",
+    "MLP": "declare.terms",
+    "SVI": "infer.algorithms",
+    "Bernoulli": "declare.nodes",
+    "By": "declare.terms",
+    "Categorical": "declare.nodes",
+    "Certificate": "certify.certificate",
+    "DataError": "errors",
+    "Fit": "results.fit",
+    "FitError": "errors",
+    "Free": "declare.terms",
+    "Input": "declare.nodes",
+    "Linear": "declare.terms",
+    "MultivariateNormal": "declare.nodes",
+    "Normal": "declare.nodes",
+    "Poisson": "declare.nodes",
+    "Program": "program.program",
+    "Spec": "declare.spec",
+    "SpecError": "errors",
+    "Status": "infer.status",
+    "Sum": "declare.terms",
+    "compile_spec": "program.program",
+    "fit": "fitting",
+    "gaussian_mixture": "declare.phrasebook",
+    "latent_class": "declare.phrasebook",
+    "load": "results.storage",
+    "poisson_mixture": "declare.phrasebook",
+    "read_spec": "declare.files",
+    "shipped_models": "declare.files",
+    "vae": "declare.phrasebook",
+    "write_spec": "declare.files",
+}
 
 __all__ = [
     "EM",
@@ -54,3 +95,15 @@ __all__ = [
     "vae",
     "write_spec",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ppl_gen' has no attribute {name!r}")
+    found = getattr(import_module(f"ppl_gen.{_HOMES[name]}"), name)
+    globals()[name] = found  # the next time it is simply there
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

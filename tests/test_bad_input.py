@@ -273,7 +273,8 @@ ASKED_WRONGLY: dict[str, tuple[str, Callable[[Fit], object], type[Exception], st
         "items",
         lambda f: f.predict(np.array([["a", "a"], ["a", "c"]])),
         DataError,
-        "column 'x[1]' holds 'c' in row 1 (counting from 0), a level never seen (1 such cell); the levels are 'a', 'b'",
+        "column 'x[1]' holds 'c' in row 1 (counting from 0), a level never seen (1 such cell); "
+        "the levels are 'a', 'b'",
     ),
 }
 

@@ -10,7 +10,6 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI as PyroSVI
 from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
 
 from ppl_gen.data.reading import read_table
@@ -166,7 +165,7 @@ def test_plain_pyro_moves_every_parameter_and_climbs(name):
     before = {path: value.detach().clone() for path, value in program.named_parameters()}
     model, guide = program.pyro_pair()
     loss = TraceEnum_ELBO(max_plate_nesting=1) if program.enumerated else Trace_ELBO()
-    svi = PyroSVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss)
+    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss)
     losses = [svi.step(rows) for _ in range(200)]
     pyro.clear_param_store()
     assert np.mean(losses[-20:]) < np.mean(losses[:20])

@@ -20,7 +20,7 @@ def start_tables(program: Program, table: Table, seed: int) -> State:
     """The program's state, its observed nodes' tables started from the data.
 
     A node whose parameters are all tables starts at one M-step from k-means++ responsibilities, where the
-    latents are discrete; else its location and scale tables start at the columns' mean and spread.
+    latents are discrete; else its location, scale and covariance tables start at the columns' mean and spread.
     """
     state = {path: value.detach().clone() for path, value in program.state_dict().items()}
     observed = [name for name in program.schema.roles.observed if name in program.generative.draws]
@@ -29,15 +29,21 @@ def start_tables(program: Program, table: Table, seed: int) -> State:
         draw = program.generative.draws[name]
         if draw.node.support != "real":
             continue
-        for key, moment in (("loc", table.schema.centre), ("scale", table.schema.spread)):
+        centre, spread = (
+            torch.tensor(m[name], dtype=torch.float64) for m in (table.schema.centre, table.schema.spread)
+        )
+        factor = torch.diag_embed(spread)
+        for key, value in (("loc", centre), ("scale", spread), ("cov", factor), ("scale_tril", factor)):
             slot = draw.slots.get(key)
             layer = None if slot is None else program.generative.layers[slot.layer]
             if slot is not None and isinstance(layer, TableLayer) and not layer.ordered:
                 path = f"generative.layers.{slot.layer}.table"
-                value = torch.tensor(moment[name], dtype=torch.float64).to(state[path])
-                if state[path].shape[-1] == 1:
-                    value = value.mean(-1, keepdim=True)
-                state[path] = slot.constraint.predictor(value).expand_as(state[path]).clone()
+                one = key in ("loc", "scale") and state[path].shape[-1] == 1
+                working = (value.mean(-1, keepdim=True) if one else value).to(state[path])
+                predictor = slot.constraint.predictor(working)
+                # A transform may keep the values in a range that the column's moment lies outside of.
+                if torch.allclose(slot.constraint.working(predictor), working):
+                    state[path] = predictor.expand_as(state[path]).clone()
     if program.continuous or not program.enumerated or not closed:
         return state
     return _one_m_step(program, table, state, closed, seed)

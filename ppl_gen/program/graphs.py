@@ -13,6 +13,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
 _ATEN = torch.ops.aten
+KEPT_NUMBERS = 16_384  # results from this size on are written where the call before wrote them
+_WITH_OUT = {_ATEN.mm.default: _ATEN.mm.out, _ATEN.bmm.default: _ATEN.bmm.out}
 # Operation → the one that writes over its first operand, and whether the operands may change places.
 _IN_PLACE = {
     _ATEN.add.Tensor: (_ATEN.add_.Tensor, True),
@@ -77,11 +79,42 @@ def hoist(recorded: GraphModule, steady: Collection[int]) -> tuple[GraphModule, 
     return GraphModule(recorded, prologue), GraphModule(recorded, body)
 
 
-def reuse_memory(graph: Graph) -> None:
-    """Let elementwise operations write over an operand that nobody reads again.
+def reuse_memory(recorded: GraphModule) -> None:
+    """Let matrix products write where they wrote before, and elementwise operations over what nobody reads again.
 
     Fresh memory costs a page fault every 4 KiB, which for blocks of a megabyte is more than the arithmetic.
     """
+    graph = recorded.graph
+    _write_in_place(graph)
+    returned = _reaching_output(graph)
+    for node in list(graph.nodes):
+        result = node.meta.get("tensor_meta")
+        if node.target not in _WITH_OUT or node in returned or result.shape.numel() < KEPT_NUMBERS:
+            continue
+        device = node.meta["val"].device
+        recorded.register_buffer(
+            f"kept_{node.name}", torch.empty(result.shape, dtype=result.dtype, device=device)
+        )
+        with graph.inserting_before(node):
+            memory = graph.get_attr(f"kept_{node.name}")
+        node.target, node.kwargs = _WITH_OUT[node.target], {"out": memory}
+    recorded.recompile()
+
+
+def _reaching_output(graph: Graph) -> set[Node]:
+    """The nodes whose memory a result of the graph may share."""
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    found: set[Node] = set()
+    front = list(output.all_input_nodes)
+    while front:
+        node = front.pop()
+        if node not in found:
+            found.add(node)
+            front.extend(node.all_input_nodes if _is_view(node) else [])
+    return found
+
+
+def _write_in_place(graph: Graph) -> None:
     order = {node: position for position, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         if node.op != "call_function" or node.target not in _IN_PLACE:
@@ -95,19 +128,23 @@ def reuse_memory(graph: Graph) -> None:
                 break
 
 
-def _dies_at(operand: Node, node: Node, order: dict[Node, int]) -> bool:
-    """Whether this operand, or what it is a view of, is memory of the graph's own that has no later reader."""
-    if operand.op != "call_function" or [arg for arg in node.args if arg is operand] != [operand]:
+def _dies_at(operand: Node, reader: Node, order: dict[Node, int]) -> bool:
+    """Whether `reader` is the last to read this operand's memory, and that memory is the graph's own."""
+    if [arg for arg in reader.args if arg is operand] != [operand]:
         return False
-    for user in operand.users:
-        if user is not node and (order[user] > order[node] or _is_view(user)):
+    node, through = operand, reader
+    while True:  # down the views, to the operation that made the memory
+        for user in node.users:
+            if user is not through and (order[user] > order[reader] or _is_view(user)):
+                return False
+        if node.op != "call_function":
             return False
-    while _is_view(operand):
-        base = operand.all_input_nodes[0]
-        if base.op != "call_function" or len(base.users) > 1 or not _same_size(base, operand):
+        if not _is_view(node):
+            return True
+        base = node.all_input_nodes[0]
+        if not _same_size(base, node):
             return False
-        operand = base
-    return True
+        node, through = base, node
 
 
 def _is_view(node: Node) -> bool:

@@ -125,8 +125,7 @@ class Lowered:
             run = compile_graph(body, [*(flat[i] for i in moving), *prologue(*[flat[i] for i in steady])])
             self.executed = "traced" if run is body else "compiled"
         if run is body:
-            reuse_memory(body.graph)
-            body.recompile()
+            reuse_memory(body)
         return _Recorded(prologue, run, steady, moving, forms[-1])
 
 

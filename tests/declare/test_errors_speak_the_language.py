@@ -79,8 +79,7 @@ MISTAKES = [
     (lambda: By("z", ordered=1), "By's ordered must be True or False, got 1"),
     (
         lambda: Poisson(rate=Linear("u", transform="identity")),
-        "Poisson's rate cannot have transform='identity'; those whose values fit: "
-        "exp, softplus, sigmoid, softmax",
+        "Poisson's rate cannot have transform='identity'; those whose values fit: exp, softplus, sigmoid",
     ),
     (
         lambda: Sum(Free(transform="exp"), By("z", transform="softplus")),

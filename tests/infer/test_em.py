@@ -148,7 +148,7 @@ def test_eager_traced_and_compiled_agree():
     spec = gaussian_mixture(2)
     found = {}
     for how in ("eager", "traced", "compiled"):
-        program, done = run(spec, {"x": CLUSTERS}, EM(restarts=2, max_steps=20, tol=0, lowering=how))
+        _program, done = run(spec, {"x": CLUSTERS}, EM(restarts=2, max_steps=20, tol=0, lowering=how))
         assert done.lowering == how
         found[how] = done
     assert found["eager"].history == found["traced"].history
@@ -183,7 +183,7 @@ def test_no_start_is_at_probability_exactly_zero(init):
     start = Starts(program, table, init, 4, 0).block(0, 120).exp()
     assert float(start.min()) > 0
     torch.testing.assert_close(start.sum(1), torch.ones(4, 120, dtype=torch.float64))
-    program, done = run(spec, {"x": C}, EM(init=init, restarts=2, max_steps=1))
+    program, _done = run(spec, {"x": C}, EM(init=init, restarts=2, max_steps=1))
     assert program.natural()["x"]["probs"].min() > 0
 
 
@@ -197,7 +197,7 @@ def test_every_way_to_start_finds_two_clear_clusters(init):
 def test_given_parameters_and_another_fit_are_where_it_starts():
     spec = gaussian_mixture(2)
     program, done = run(spec, {"x": CLUSTERS})
-    again, continued = run(spec, {"x": CLUSTERS}, EM(init=program.natural()))
+    _again, continued = run(spec, {"x": CLUSTERS}, EM(init=program.natural()))
     assert continued.history[0] == pytest.approx(done.history[-1], abs=1e-9)
     assert len(continued.history) <= 3
 
@@ -248,7 +248,7 @@ def test_an_option_outside_its_range_is_refused_with_the_choices(options):
 def test_a_collapsed_restart_takes_no_other_down():
     # Thirty rows at one point: whoever takes them alone has a singular covariance.
     data = np.concatenate([R.normal(0, 1, (100, 2)), R.normal(4, 1, (100, 2)), np.full((8, 2), 2.0)])
-    program, done = run(gaussian_mixture(3), {"x": data}, EM(restarts=20, max_steps=300, init="random-rows"))
+    _program, done = run(gaussian_mixture(3), {"x": data}, EM(restarts=20, max_steps=300, init="random-rows"))
     assert 0 < done.collapsed < 20
     assert done.status in (Status.CONVERGED, Status.MAX_STEPS)
     assert any("collapsed" in note for note in done.notes)
@@ -348,10 +348,10 @@ def test_an_offset_of_1e8_costs_no_digits(covariance):
 def test_float32_input_at_an_offset_of_1e4_has_the_optimum_of_float64(covariance):
     narrow = (CLUSTERS + 1e4).astype(np.float32)
     spec = gaussian_mixture(2, covariance)
-    program, done = run(spec, {"x": narrow})
-    same, wide = run(spec, {"x": narrow.astype(np.float64)})
+    _program, done = run(spec, {"x": narrow})
+    _same, wide = run(spec, {"x": narrow.astype(np.float64)})
     assert done.history == wide.history
-    plain, first = run(spec, {"x": CLUSTERS})
+    _plain, first = run(spec, {"x": CLUSTERS})
     assert done.history[-1] == pytest.approx(first.history[-1], rel=1e-4)  # data rounded to 5e-4
 
 

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ppl_gen.data.reading import read_table
 from ppl_gen.declare.files import read_spec
-from ppl_gen.declare.nodes import Categorical, Input, Normal
+from ppl_gen.declare.nodes import Categorical, Input, MultivariateNormal, Normal
 from ppl_gen.declare.phrasebook import gaussian_mixture
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import MLP, By, Free, Linear
@@ -147,7 +147,7 @@ def test_ctrl_c_ends_the_run_with_what_there_is():
         if epoch == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    program, done = run(FACTORS, {"x": X}, SVI(epochs=50), progress=interrupt)
+    _program, done = run(FACTORS, {"x": X}, SVI(epochs=50), progress=interrupt)
     assert done.status is Status.INTERRUPTED
     assert 2 <= len(done.history) <= 3
     assert all(bool(value.isfinite().all()) for value in done.state.values())
@@ -202,7 +202,7 @@ def regressions_by_hand(u: np.ndarray, y: np.ndarray) -> float:
 
 def test_a_mixture_of_regressions_reaches_the_optimum_of_em():
     algorithm = SVI(epochs=400, batch_size=160, learning_rate=0.05)
-    program, done = run(REGRESSIONS, {"u": U, "y": Y}, algorithm)
+    program, _done = run(REGRESSIONS, {"u": U, "y": Y}, algorithm)
     # Adam at a fixed rate hovers: 0.05 nats over 160 rows.
     assert scored(program, {"u": U, "y": Y}) > regressions_by_hand(U, Y) - 0.05
     assert program.natural()["z"]["probs"][0] >= program.natural()["z"]["probs"][1]
@@ -245,3 +245,23 @@ def test_offsets_of_1e4_in_float32_do_not_ruin_a_vae():
     spec = read_spec("vae_diagonal")
     _, done = run(spec, {"x": (X + 1e4).astype(np.float32)}, SVI(epochs=2))
     assert np.isfinite(done.history).all()
+
+
+@pytest.mark.parametrize("transform", ["exp", "softplus", "sigmoid"])
+def test_a_location_kept_in_a_range_starts_finite_wherever_the_data_lie(transform):
+    spec = Spec(model={"x": Normal(1, loc=Free(transform=transform), scale=1)})
+    for x in (X[:, :1] - 9, X[:, :1] + 0.5):
+        program, done = run(spec, {"x": x}, SVI(epochs=3))
+        assert np.isfinite(done.history).all()
+        assert program.natural()["x"]["loc"] > 0
+
+
+@pytest.mark.parametrize("node", [Normal, MultivariateNormal], ids=lambda node: node.family)
+def test_spreads_beside_a_function_start_at_those_of_the_columns(node):
+    # Else a column in the wrong unit starts millions of nats away.
+    wide = 1e3 * X
+    _, done = run(
+        Spec(model={"u": Input(1), "x": node(loc=Linear("u"))}), {"u": U[:50], "x": wide}, SVI(epochs=1)
+    )
+    at_moments = -25 * (3 * np.log(2 * np.pi) + 2 * np.log(wide.std(0)).sum() + 3)
+    assert done.history[0] == pytest.approx(at_moments, abs=5)

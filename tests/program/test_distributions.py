@@ -117,7 +117,7 @@ def test_a_density_is_that_of_scipy_wherever_its_parameters_lie(family, layout):
         np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("family", (diagonal_normal, cholesky_normal, wide_cholesky_normal))
+@pytest.mark.parametrize("family", [diagonal_normal, cholesky_normal, wide_cholesky_normal])
 def test_a_density_far_from_zero_is_that_of_the_shifted_one(family):
     dist, value, expected = family((K, 1))
     offset = 2.0**27  # exact in float64, so that only the rounding of the data to 2^-25 is left

@@ -98,7 +98,7 @@ def test_written_numbers_broadcast():
 
 
 def test_a_sum_has_one_intercept_which_the_first_term_keeps():
-    inputs = dict(a=A, u=Input(2), v=Input(1))
+    inputs = {"a": A, "u": Input(2), "v": Input(1)}
     program = compiled(**inputs, x=Normal(4, loc=By("a") + Linear("u"), scale=1))
     table, weight = number(program, "x:loc.terms.0.table"), number(program, "x:loc.terms.1.weight")
     assert "generative.layers.x:loc.terms.1.bias" not in dict(program.named_parameters())
@@ -164,7 +164,7 @@ def test_a_network_of_by_has_weights_for_each_category_and_sees_standardised_inp
 
 
 def test_an_enumerated_category_picks_the_same_weights_as_an_observed_one():
-    inputs = dict(u=Input(2), x=Normal(4, loc=Linear("u", by="z"), scale=By("z")))
+    inputs = {"u": Input(2), "x": Normal(4, loc=Linear("u", by="z"), scale=By("z"))}
     program = compiled(z=Categorical(3), **inputs)
     values = program.tensors({"u": DATA["u"]}) | {"z": torch.arange(3).reshape(3, 1)}
     enumerated = program.generative.working("x", values)
@@ -177,7 +177,7 @@ def test_an_enumerated_category_picks_the_same_weights_as_an_observed_one():
 
 
 def test_what_enters_linear_is_raw_and_a_category_drops_its_first_level():
-    inputs = dict(a=A, u=Input(2), n=Poisson(1), flag=Bernoulli(2))
+    inputs = {"a": A, "u": Input(2), "n": Poisson(1), "flag": Bernoulli(2)}
     program = compiled(**inputs, y=Normal(1, loc=Linear(["u", "a", "n", "flag"]), scale=1))
     one_hot = np.eye(3)[DATA["a"]][:, 1:]
     entering = np.concatenate([DATA["u"], one_hot, DATA["n"], DATA["flag"]], 1)
@@ -186,7 +186,7 @@ def test_what_enters_linear_is_raw_and_a_category_drops_its_first_level():
 
 
 def test_what_enters_a_network_is_standardised_logged_or_one_hot():
-    inputs = dict(a=A, u=Input(2), n=Poisson(1), flag=Bernoulli(2))
+    inputs = {"a": A, "u": Input(2), "n": Poisson(1), "flag": Bernoulli(2)}
     program = compiled(**inputs, y=Normal(1, loc=MLP(["u", "a", "n", "flag"], [3]), scale=1))
     seen = (DATA["u"] - DATA["u"].mean(0)) / DATA["u"].std(0)
     entering = np.concatenate([seen, np.eye(3)[DATA["a"]], np.log1p(DATA["n"]), DATA["flag"]], 1)
@@ -295,47 +295,53 @@ def test_ordered_values_increase():
 
 
 WRONG = {
-    "too few numbers": (lambda: dict(x=Normal(4, loc=[1, 2, 3], scale=1)), "must fit the node's dim=4"),
-    "a scale of 0": (lambda: dict(x=Normal(4, loc=0, scale=0)), "scale|positive"),
+    "too few numbers": (lambda: {"x": Normal(4, loc=[1, 2, 3], scale=1)}, "must fit the node's dim=4"),
+    "a scale of 0": (lambda: {"x": Normal(4, loc=0, scale=0)}, "scale|positive"),
     "not symmetric": (
-        lambda: dict(w=MultivariateNormal(2, loc=0, cov=[[1, 0.5], [0, 1]])),
+        lambda: {"w": MultivariateNormal(2, loc=0, cov=[[1, 0.5], [0, 1]])},
         "symmetric",
     ),
     "not positive definite": (
-        lambda: dict(w=MultivariateNormal(2, loc=0, cov=[[1, 2], [2, 1]])),
+        lambda: {"w": MultivariateNormal(2, loc=0, cov=[[1, 2], [2, 1]])},
         "positive definite",
     ),
     "Free in a matrix": (
-        lambda: dict(w=MultivariateNormal(2, loc=0, cov=[[1, 0], [0, Free()]])),
+        lambda: {"w": MultivariateNormal(2, loc=0, cov=[[1, 0], [0, Free()]])},
         "Free() inside a matrix is not supported yet",
     ),
     "Free among probabilities": (
-        lambda: dict(c=Categorical(3, probs=[0.2, Free(), Free()])),
+        lambda: {"c": Categorical(3, probs=[0.2, Free(), Free()])},
         "Free() among probabilities is not supported yet",
     ),
-    "a width that does not fit": (lambda: dict(a=A, x=Normal(4, loc=By("a", dim=3))), "dim=3"),
-    "one value for a matrix": (lambda: dict(a=A, x=MultivariateNormal(4, cov=By("a", dim=1))), "dim=1"),
+    "a width that does not fit": (lambda: {"a": A, "x": Normal(4, loc=By("a", dim=3))}, "dim=3"),
+    "one value for a matrix": (lambda: {"a": A, "x": MultivariateNormal(4, cov=By("a", dim=1))}, "dim=1"),
     "ordered in four dimensions": (
-        lambda: dict(a=A, x=Normal(4, loc=By("a", ordered=True))),
+        lambda: {"a": A, "x": Normal(4, loc=By("a", ordered=True))},
         "ordered=True needs one number a category",
     ),
     "a transform where there is no constraint": (
-        lambda: dict(
-            u=Input(2), h=Linear("u", dim=2, transform="exp"), y=Normal(2, loc=Linear("h"), scale=1)
-        ),
+        lambda: {
+            "u": Input(2),
+            "h": Linear("u", dim=2, transform="exp"),
+            "w": Normal(2, loc=Linear("h"), scale=1),
+        },
         "'h' is used as a value, which has no constraint to transform into",
     ),
-    "a category as a number": (lambda: dict(a=A, y=Normal(1, loc="a", scale=1)), "'a'"),
+    "a transform into another space": (
+        lambda: {"u": Input(2), "flag": Bernoulli(2, probs=Linear("u", transform="exp"))},
+        "probs cannot have transform='exp'; those whose values fit: sigmoid",
+    ),
+    "a category as a number": (lambda: {"a": A, "y": Normal(1, loc="a", scale=1)}, "'a'"),
     "an offset of the wrong width": (
-        lambda: dict(u=Input(2), x=Normal(4, loc="u", scale=1)),
+        lambda: {"u": Input(2), "x": Normal(4, loc="u", scale=1)},
         "'u'|'x' is declared",
     ),
     "a value without a width": (
-        lambda: dict(u=Input(2), h=Linear("u"), x=Normal(4, loc=Linear("h"), scale=1)),
+        lambda: {"u": Input(2), "h": Linear("u"), "x": Normal(4, loc=Linear("h"), scale=1)},
         "'x' uses 'h' as a value, so its width must be written",
     ),
     "a share between two shapes": (
-        lambda: dict(s=Free(), x=Normal(4, loc="s", scale=1), y=Normal(1, loc="s", scale=1)),
+        lambda: {"s": Free(), "x": Normal(4, loc="s", scale=1), "y": Normal(1, loc="s", scale=1)},
         "share one named term but differ in shape",
     ),
 }
@@ -345,7 +351,6 @@ WRONG = {
 def test_a_term_that_cannot_give_its_parameter_is_refused_by_name(case):
     declare, expected = WRONG[case]
     with pytest.raises(SpecError) as raised:
-        spec = Spec(model=declare())
-        compile_spec(spec, {name: DATA[name] for name in spec.nodes if name in DATA})
+        compiled(**declare())
     assert any(part in str(raised.value) for part in expected.split("|")), str(raised.value)
     assert not re.search(r"Tensor|torch", str(raised.value))
