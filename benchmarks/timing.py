@@ -11,6 +11,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 THREADS = (1, 2)
+PAUSE = 0.5  # seconds before a run, in which the other side's idle threads stop spinning
 
 
 @contextmanager
@@ -38,6 +39,7 @@ def compare(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
     for _ in range(rounds):
         for name, run in sides.items():
             for count in THREADS:
+                time.sleep(PAUSE)
                 with threads(count):
                     taken[name, count].append(seconds(run))
     medians = {key: statistics.median(values) for key, values in taken.items()}

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.infer import Trace_ELBO
 from sklearn.datasets import load_digits
@@ -62,20 +63,43 @@ def ours(lowering: str) -> Callable[[], object]:
     return lambda: ascent.advance(pick(), full=True)
 
 
+def networks() -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
+    """Trunk, location head, log-scale head and decoder in plain torch."""
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(64, 64), nn.ReLU())
+    decoder = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64))
+    return trunk, nn.Linear(64, 8), nn.Linear(64, 8), decoder
+
+
 def pyro_step() -> Callable[[], object]:
-    """`pyro.infer.SVI.step` on the same program, validation off."""
+    """`pyro.infer.SVI.step` on a Pyro pair written by hand, validation off."""
     pyro.clear_param_store()
     pyro.enable_validation(False)
-    model, guide = program().pyro_pair()
+    trunk, loc, log_scale, decoder = networks()
+
+    def model(x: torch.Tensor) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("rows", len(x)):
+            zero = x.new_zeros(len(x), 8)
+            z = pyro.sample("z", dist.Normal(zero, torch.ones_like(zero)).to_event(1))
+            mean = decoder(z)
+            pyro.sample("x", dist.Normal(mean, torch.ones_like(mean)).to_event(1), obs=x)
+
+    def guide(x: torch.Tensor) -> None:
+        for name, module in (("trunk", trunk), ("loc", loc), ("log_scale", log_scale)):
+            pyro.module(name, module)
+        with pyro.plate("rows", len(x)):
+            hidden = trunk(x)
+            pyro.sample("z", dist.Normal(loc(hidden), log_scale(hidden).exp()).to_event(1))
+
     svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
     data, pick = torch.from_numpy(DIGITS), batches()
-    return lambda: svi.step({"x": data[pick()]})
+    return lambda: svi.step(data[pick()])
 
 
 def hand_written() -> Callable[[], object]:
     """The same model in plain torch: closed-form KL, fused Adam."""
-    trunk, loc, log_scale = nn.Sequential(nn.Linear(64, 64), nn.ReLU()), nn.Linear(64, 8), nn.Linear(64, 8)
-    decoder = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64))
+    trunk, loc, log_scale, decoder = networks()
     parameters = [p for m in (trunk, loc, log_scale, decoder) for p in m.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=1e-3, fused=True)
     data, pick = torch.from_numpy(DIGITS), batches()

@@ -18,6 +18,7 @@ from ppl_gen.program.lowering import How, Lowered, pyro_scope
 from ppl_gen.program.program import Program
 
 BLOCK_BYTES = 6_000_000  # features and responsibilities of one block: what stays in cache
+EAGER_M_STEPS = 25  # recording the M-step costs about as much as this many of them
 
 Statistics = dict[str, Tensor]
 
@@ -39,7 +40,12 @@ class Engine:
         self.weights = [torch.where(torch.arange(size) < b - a, weights, 0) for a, b in self.spans]
         self._begin = side_by_side(expectation_step(program), (0, None, None, 0))
         self._expect = Lowered(side_by_side(expectation_step(program), (0, None, None)), how, steady=(1, 2))
-        self._maximise = Lowered(side_by_side(maximisation_step(program), (0, 0, None)), how, steady=(2,))
+        self._maximise = Lowered(
+            side_by_side(maximisation_step(program), (0, 0, None)),
+            how,
+            steady=(2,),
+            eager_first=EAGER_M_STEPS,
+        )
 
     @property
     def executed(self) -> str:

@@ -12,7 +12,7 @@ from ppl_gen.program.families import in_standard_units
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
 
-CHUNK = 8_192
+CHUNK = 16_384
 
 
 def mean_gradient(program: Program, state: State, table: Table) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ def merge_equal(graph: Graph) -> None:
         if node.target is _ATEN.detach.default:  # nothing differentiates a recorded graph
             node.replace_all_uses_with(node.args[0])
             continue
-        if node.op != "call_function" or _random(node) or _mutates(node):
+        if node.op != "call_function" or _random(node) or _mutates(node) or _is_mutated(node):
             continue
         leaves, form = pytree.tree_flatten((node.args, node.kwargs))
         key = (node.target, str(form), tuple((type(leaf), leaf) for leaf in leaves))
@@ -47,36 +47,64 @@ def merge_equal(graph: Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def hoist(recorded: GraphModule, steady: Collection[int]) -> tuple[GraphModule, GraphModule]:
-    """(prologue, body): the prologue takes the steady inputs, the body the others and the prologue's results.
+def split(recorded: GraphModule, steady: Collection[int]) -> tuple[GraphModule, GraphModule, GraphModule]:
+    """(prologue, interlude, body) with body(*prologue(*steady inputs), *interlude(*other inputs)) the whole.
+
+    The prologue holds what depends on the steady inputs alone, the interlude what depends on the others alone;
+    what depends on no input is computed in either.
 
     Args:
         recorded: a flat graph, tensors in and a list of tensors out.
         steady: positions of the inputs that stay the same from call to call.
     """
     inputs = [node for node in recorded.graph.nodes if node.op == "placeholder"]
-    known = {node for position, node in enumerate(inputs) if position in steady}
-    for node in recorded.graph.nodes:
-        if node.op == "call_function" and not _random(node) and known.issuperset(node.all_input_nodes):
-            known.add(node)
-    wanted = [node for node in recorded.graph.nodes if node in known and not known.issuperset(node.users)]
-    prologue, body = Graph(), Graph()
-    first: dict[Node, Node] = {}
-    second: dict[Node, Node] = {}
-    for node in inputs:
-        into, copies = (prologue, first) if node in known else (body, second)
-        copies[node] = into.placeholder(node.name)
-    for node in wanted:
-        second[node] = body.placeholder(f"known_{node.name}")
-    for node in recorded.graph.nodes:
+    kept = {node for position, node in enumerate(inputs) if position in steady}
+    moving = set(inputs) - kept
+    constants = _closed_under(recorded.graph, set())
+    early = _closed_under(recorded.graph, kept | constants)
+    between = _closed_under(recorded.graph, moving | constants) - constants
+    late = [n for n in recorded.graph.nodes if n not in early and n not in between]
+    needed = {source for node in late for source in node.all_input_nodes}
+    first, known = _part(recorded, early, [n for n in recorded.graph.nodes if n in early and n in needed])
+    second, derived = _part(
+        recorded, between | constants, [n for n in recorded.graph.nodes if n in between and n in needed]
+    )
+    body = Graph()
+    copies: dict[Node, Node] = {}
+    for node in (*known, *derived):
+        copies[node] = body.placeholder(f"given_{node.name}")
+        copies[node].meta = node.meta
+    for node in late:
         if node.op == "output":
-            body.node_copy(node, second.__getitem__)
+            body.node_copy(node, copies.__getitem__)
         elif node.op != "placeholder":
-            into, copies = (prologue, first) if node in known else (body, second)
-            copies[node] = into.node_copy(node, copies.__getitem__)
-    prologue.output([first[node] for node in wanted])
-    prologue.eliminate_dead_code()
-    return GraphModule(recorded, prologue), GraphModule(recorded, body)
+            copies[node] = body.node_copy(node, copies.__getitem__)
+    return first, second, GraphModule(recorded, body)
+
+
+def _closed_under(graph: Graph, given: set[Node]) -> set[Node]:
+    """The given nodes and all that can be computed from them, random and in-place operations left out."""
+    found = set(given)
+    for node in graph.nodes:
+        changing = _random(node) or _mutates(node) or _is_mutated(node)
+        if node.op == "call_function" and not changing and found.issuperset(node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _part(recorded: GraphModule, nodes: set[Node], wanted: list[Node]) -> tuple[GraphModule, list[Node]]:
+    """A graph of its own from some nodes, returning the wanted ones."""
+    part = Graph()
+    copies: dict[Node, Node] = {}
+    for node in recorded.graph.nodes:
+        if node in nodes:
+            is_input = node.op == "placeholder"
+            copies[node] = (
+                part.placeholder(node.name) if is_input else part.node_copy(node, copies.__getitem__)
+            )
+    part.output([copies[node] for node in wanted])
+    part.eliminate_dead_code()
+    return GraphModule(recorded, part), wanted
 
 
 def reuse_memory(recorded: GraphModule) -> None:
@@ -168,6 +196,10 @@ def _same_size(a: Node, b: Node) -> bool:
 
 def _random(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _is_mutated(node: Node) -> bool:
+    return any(_mutates(user) for user in node.users)
 
 
 def _mutates(node: Node) -> bool:

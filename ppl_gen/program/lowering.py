@@ -8,6 +8,7 @@ recorded graph is then run, or compiled. Eager, traced and compiled are three wa
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from ppl_gen.errors import FitError
-from ppl_gen.program.graphs import hoist, merge_equal, reuse_memory
+from ppl_gen.program.graphs import merge_equal, reuse_memory, split
 
 log = logging.getLogger("ppl_gen")
 
@@ -63,7 +64,9 @@ class Lowered:
             every call with the same shapes: no `.item()`, no branch on a value.
         how: "eager" runs it as it is, "traced" its recorded graph, "compiled" that graph through inductor.
         steady: positions of arguments that come back unchanged call after call, as the blocks of a data set do.
-            What depends on them alone is computed once for each and kept, up to `CACHE_BYTES` in all.
+            What depends on them alone is computed once for each and kept, up to `CACHE_BYTES` in all; what
+            depends on the others alone, once for a run of calls that share them, as an E-step's blocks do.
+        eager_first: calls before a graph is recorded, which costs as much as dozens of cheap steps.
 
     One graph is kept for each set of input shapes. `compiled` falls back to the traced graph, with a log line,
     where there is no working compiler.
@@ -74,16 +77,21 @@ class Lowered:
         {'x': tensor([2., 2.])}
     """
 
-    def __init__(self, step: Callable[..., Any], how: How, *, steady: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, step: Callable[..., Any], how: How, *, steady: tuple[int, ...] = (), eager_first: int = 0
+    ) -> None:
         self.step, self.how, self.steady = step, how, steady
+        self._eager_left = eager_first
         self.executed: str = how
         self.cached = 0  # bytes
         self._graphs: dict[Any, _Recorded] = {}
         self._known: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+        self._latest: tuple[_Recorded | None, list[Tensor], list[Tensor]] = (None, [], [])
 
     def __call__(self, *args: Any) -> Any:
         """One step."""
-        if self.how == "eager":
+        if self.how == "eager" or self._eager_left > 0:
+            self._eager_left -= 1
             with pyro_scope():
                 return self.step(*args)
         flat, form = pytree.tree_flatten(args)
@@ -92,8 +100,8 @@ class Lowered:
         if recorded is None:
             recorded = self._graphs[key] = self._lower(args, flat, form)
         known = self._prologue(recorded, [flat[i] for i in recorded.steady])
-        moving = [flat[i] for i in recorded.moving]
-        return pytree.tree_unflatten(recorded.body(*moving, *known), recorded.result)
+        derived = self._interlude(recorded, [flat[i] for i in recorded.moving])
+        return pytree.tree_unflatten(recorded.body(*known, *derived), recorded.result)
 
     def _prologue(self, recorded: _Recorded, steady: list[Tensor]) -> list[Tensor]:
         """What depends on the steady inputs alone, from the cache where it fits."""
@@ -107,6 +115,14 @@ class Lowered:
             self._known[key] = (steady, known)  # holding the inputs keeps their ids theirs
         return known
 
+    def _interlude(self, recorded: _Recorded, moving: list[Tensor]) -> list[Tensor]:
+        """What depends on the moving inputs alone; the latest is kept for the next block."""
+        owner, inputs, derived = self._latest
+        if owner is not recorded or any(a is not b for a, b in zip(inputs, moving, strict=True)):
+            derived = recorded.interlude(*moving)
+            self._latest = (recorded, moving, derived)
+        return derived
+
     def _lower(self, args: Any, flat: list[Tensor], form: pytree.TreeSpec) -> _Recorded:
         forms: list[pytree.TreeSpec] = []
 
@@ -119,21 +135,31 @@ class Lowered:
         starts = [sum(counts[:position]) for position in range(len(counts))]
         steady = [i for p in self.steady for i in range(starts[p], starts[p] + counts[p])]
         moving = [i for i in range(len(flat)) if i not in steady]
-        prologue, body = hoist(trace(flat_step, flat), steady)
+        body = trace(flat_step, flat)
+        prologue: Callable[..., list[Tensor]] = _as_they_are
+        interlude: Callable[..., list[Tensor]] = _as_they_are
+        if steady:
+            prologue, interlude, body = split(body, steady)
         run: Callable[..., list[Tensor]] = body
         if self.how == "compiled":
-            run = compile_graph(body, [*(flat[i] for i in moving), *prologue(*[flat[i] for i in steady])])
+            known, derived = prologue(*[flat[i] for i in steady]), interlude(*[flat[i] for i in moving])
+            run = compile_graph(body, [*known, *derived])
             self.executed = "traced" if run is body else "compiled"
         if run is body:
             reuse_memory(body)
-        return _Recorded(prologue, run, steady, moving, forms[-1])
+        return _Recorded(prologue, interlude, run, steady, moving, forms[-1])
+
+
+def _as_they_are(*tensors: Tensor) -> list[Tensor]:
+    return list(tensors)
 
 
 @dataclass(frozen=True)
 class _Recorded:
-    """One lowered graph: `body(*moving inputs, *prologue(*steady inputs))`, and the form of its results."""
+    """One lowered graph: `body(*prologue(*steady), *interlude(*moving))`, and the form of its results."""
 
     prologue: Callable[..., list[Tensor]]
+    interlude: Callable[..., list[Tensor]]
     body: Callable[..., list[Tensor]]
     steady: list[int]
     moving: list[int]
@@ -149,13 +175,14 @@ def trace(flat_step: Callable[..., list[Tensor]], flat: list[Tensor]) -> GraphMo
     # make_fx notes each result as a fake tensor; with one mode at hand it does not build one for every operation.
     context = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
     with pyro_scope(), torch.random.fork_rng(devices=devices), tracing(context):
-        recorded = make_fx(flat_step)(*flat)
+        recorded = make_fx(flat_step, _disable_torch_fn_metadata_mode=True)(*flat)
     for name, constant in recorded.named_buffers():
         if constant.numel() > 1:
             raise FitError(
                 f"a step captured the tensor {name} of shape {tuple(constant.shape)} as a constant"
             )
     merge_equal(recorded.graph)
+    recorded.recompile()
     return recorded
 
 
@@ -164,11 +191,15 @@ def compile_graph(recorded: Callable[..., list[Tensor]], flat: list[Tensor]) -> 
     compiled = torch.compile(recorded, fullgraph=True, dynamic=False, options={"fallback_random": True})
     devices = [t.device for t in flat if t.is_cuda][:1]
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # inductor's own, which would end the compile where warnings are errors
             compiled(*[t.clone() for t in flat])
     except (
         Exception
     ) as error:  # a missing compiler, an unwritable cache: whatever it is, the graph still runs
-        log.warning("torch.compile failed (%s); the traced step runs instead", str(error).splitlines()[0])
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        log.warning("torch.compile failed (%s); the traced step runs instead", reason)
         return recorded
     return compiled

@@ -67,6 +67,8 @@ class BernoulliVector(LazyDistribution):
 def binary_table(width: int, k: int, like: Tensor) -> Tensor:
     """Every vector of `width` levels out of k, the last cell turning fastest: (k^width, width)."""
     grid = torch.arange(k**width, device=like.device)
+    if width == 1:
+        return grid.unsqueeze(-1)
     digits = [(grid // k ** (width - 1 - cell)) % k for cell in range(width)]
     return torch.stack(digits, -1)
 
