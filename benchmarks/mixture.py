@@ -3,7 +3,7 @@
     python benchmarks/mixture.py [--rows 100000 --dims 8 --classes 10 --steps 20 --rounds 5]
 
 Both sides run whole: checking the array, starting, iterating, the final E-step; ours traces its steps as well.
-`fit` also holds its result against the formulas; without that certificate both sides do the same work.
+`fit` also holds its result against the formulas; `uncertified` does the same work as scikit-learn.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -18,11 +19,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from timing import compare
+from timing import compare, threads
 
 from ppl_gen import EM, compile_spec, fit, gaussian_mixture
 from ppl_gen.data.reading import read_table
 from ppl_gen.infer.em import run_em
+
+SIDES = ("fit", "uncertified", "scikit-learn")
 
 
 def problem(rows: int, dims: int, classes: int) -> tuple[np.ndarray, dict[str, dict[str, np.ndarray]]]:
@@ -45,66 +48,78 @@ def problem(rows: int, dims: int, classes: int) -> tuple[np.ndarray, dict[str, d
     return x, start
 
 
+def run_side(side: str, x: np.ndarray, start: dict[str, dict[str, np.ndarray]], steps: int) -> float:
+    """One side on these rows from this start; its final log-likelihood."""
+    classes = len(start["z"]["probs"])
+    spec, algorithm = gaussian_mixture(classes), EM(max_steps=steps, tol=0, init=start)
+    if side == "fit":
+        return fit(spec, x, algorithm).log_likelihood
+    if side == "uncertified":
+        table = read_table(x, spec)
+        return run_em(compile_spec(spec, table.schema), table, algorithm).history[-1]
+    from sklearn.mixture import GaussianMixture
+
+    mixture = GaussianMixture(
+        classes,
+        max_iter=steps,
+        tol=0,
+        reg_covar=0,
+        weights_init=start["z"]["probs"],
+        means_init=start["x"]["loc"],
+        precisions_init=np.linalg.inv(start["x"]["cov"]),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the iterations are few on purpose
+        mixture.fit(x)
+    return float(mixture.score(x)) * len(x)
+
+
 def main() -> None:
     """Print both sides' times, log-likelihoods and the ratio; then peak memory beyond the data."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("rows", 100_000), ("dims", 8), ("classes", 10), ("steps", 20), ("rounds", 5)):
+    sizes = {"rows": 100_000, "dims": 8, "classes": 10, "steps": 20}
+    for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--memory", action="store_true", help="measure peak memory only, in this process")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--side", choices=[*SIDES, "memory"], help="one measurement, in this process")
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    x, start = problem(options.rows, options.dims, options.classes)
-    spec = gaussian_mixture(options.classes)
-    algorithm = EM(max_steps=options.steps, tol=0, init=start)
-    found: dict[str, float] = {}
-
-    def whole_fit() -> None:
-        found["ppl_gen fit"] = fit(spec, x, algorithm).log_likelihood
-
-    def uncertified() -> None:
-        table = read_table(x, spec)
-        program = compile_spec(spec, table.schema)
-        found["ppl_gen, no certificate"] = run_em(program, table, algorithm).history[-1]
-
-    if options.memory:
-        fit(spec, x[:200], EM(max_steps=2, init=start))  # imports and tracing, on a few rows
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew at what is held now
-        held = status_bytes("VmRSS")
-        whole_fit()
-        print(status_bytes("VmHWM") - held)
+    same = [f"--{name}={getattr(options, name)}" for name in sizes]
+    if options.side is None:
+        best, said = compare(__file__, same, list(SIDES), options.rounds)
+        report(best, {name: float(value) for name, value in said.items()})
+        memory = [sys.executable, __file__, *same, "--side", "memory"]
+        print(subprocess.run(memory, check=True, capture_output=True, text=True).stdout.strip())
         return
+    x, start = problem(options.rows, options.dims, options.classes)
+    with threads(options.threads):
+        if options.side == "memory":
+            print_peak(x, start, options.steps)
+            return
+        run_side(options.side, x[:2_000], start, 2)  # imports, and whatever the first call of a process loads
+        begun = time.perf_counter()
+        found = run_side(options.side, x, start, options.steps)
+        print(time.perf_counter() - begun, found)
 
-    def scikit_learn() -> None:
-        from sklearn.mixture import GaussianMixture
 
-        mixture = GaussianMixture(
-            options.classes,
-            max_iter=options.steps,
-            tol=0,
-            reg_covar=0,
-            weights_init=start["z"]["probs"],
-            means_init=start["x"]["loc"],
-            precisions_init=np.linalg.inv(start["x"]["cov"]),
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the iterations are few on purpose
-            mixture.fit(x)
-        found["scikit-learn"] = float(mixture.score(x)) * len(x)
-
-    whole_fit()  # the first call of a process imports the tracer
-    sides = {"ppl_gen fit": whole_fit, "ppl_gen, no certificate": uncertified, "scikit-learn": scikit_learn}
-    best = compare(sides, options.rounds)
+def report(best: dict[str, float], found: dict[str, float]) -> None:
+    """The log-likelihoods, and each of our sides against scikit-learn."""
     for name, value in found.items():
         print(f"{name:24} log-likelihood {value:.9f}")
-        if name != "scikit-learn":
-            difference = abs(value / found["scikit-learn"] - 1) if "scikit-learn" in found else float("nan")
-            ratio = best["scikit-learn"] / best[name]
-            print(f"{name:24} relative difference {difference:.1e}; ratio {ratio:.2f}x")
-    sizes = [f"--{name}={getattr(options, name)}" for name in ("rows", "dims", "classes", "steps")]
-    command = [sys.executable, __file__, *sizes, "--memory"]
-    peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    print(
-        f"peak memory beyond imports and data: {peak / 2**20:.0f} MiB; the data: {x.nbytes / 2**20:.0f} MiB"
-    )
+    for name in ("fit", "uncertified"):
+        difference = abs(found[name] / found["scikit-learn"] - 1)
+        ratio = best["scikit-learn"] / best[name]
+        print(f"{name:24} against scikit-learn: {ratio:.2f}x, relative difference {difference:.1e}")
+
+
+def print_peak(x: np.ndarray, start: dict[str, dict[str, np.ndarray]], steps: int) -> None:
+    """What a fit adds to the memory of a process that holds the data and has fitted a few rows."""
+    run_side("fit", x[:2_000], start, 2)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew at what is held now
+    held = status_bytes("VmRSS")
+    run_side("fit", x, start, steps)
+    peak = (status_bytes("VmHWM") - held) / 2**20
+    print(f"peak memory beyond imports and data: {peak:.0f} MiB; the data: {x.nbytes / 2**20:.0f} MiB")
 
 
 def status_bytes(entry: str) -> int:

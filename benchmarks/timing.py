@@ -1,8 +1,11 @@
-"""What every benchmark here shares: alternating runs, medians, thread counts, and a line to print."""
+"""What every benchmark here shares: alternating runs, medians, and thread counts."""
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +14,6 @@ import torch
 from threadpoolctl import threadpool_limits
 
 THREADS = (1, 2)
-PAUSE = 0.5  # seconds before a run, in which the other side's idle threads stop spinning
 
 
 @contextmanager
@@ -33,17 +35,25 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Each side's median seconds over rounds that alternate between them, at its faster thread count."""
+def compare(
+    script: str, arguments: list[str], sides: list[str], rounds: int
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Each side's median seconds at its faster thread count, and what it printed beside them.
+
+    Every measurement is a process of its own, `script … --side NAME --threads N`, so that no side meets the other's
+    thread pools or heap; rounds alternate between the sides.
+    """
     taken: dict[tuple[str, int], list[float]] = {(name, n): [] for name in sides for n in THREADS}
+    said: dict[str, str] = {}
     for _ in range(rounds):
-        for name, run in sides.items():
-            for count in THREADS:
-                time.sleep(PAUSE)
-                with threads(count):
-                    taken[name, count].append(seconds(run))
-    medians = {key: statistics.median(values) for key, values in taken.items()}
-    for (name, count), value in medians.items():
-        spread = f"{min(taken[name, count]):.3f} to {max(taken[name, count]):.3f}"
-        print(f"{name:24} {count} thread(s)  median {value:.3f} s  ({spread})")
-    return {name: min(medians[name, count] for count in THREADS) for name in sides}
+        for name, count in taken:
+            command = [sys.executable, script, *arguments, "--side", name, "--threads", str(count)]
+            environment = os.environ | {"OMP_NUM_THREADS": str(count)}
+            run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+            elapsed, said[name] = run.stdout.strip().splitlines()[-1].split(maxsplit=1)
+            taken[name, count].append(float(elapsed))
+    for (name, count), values in taken.items():
+        spread = f"{min(values):.3f} to {max(values):.3f}"
+        print(f"{name:24} {count} thread(s)  median {statistics.median(values):.3f} s  ({spread})")
+    best = {name: min(statistics.median(taken[name, n]) for n in THREADS) for name in sides}
+    return best, said
