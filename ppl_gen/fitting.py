@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import platform
 import warnings
+from contextlib import nullcontext
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ from ppl_gen.declare.spec import Spec
 from ppl_gen.errors import DataError, FitError
 from ppl_gen.infer.algorithms import EM, SVI, Algorithm, described
 from ppl_gen.infer.em import run_em
+from ppl_gen.infer.progress import Progress, progress_bar
 from ppl_gen.infer.route import em_obstacle, route
 from ppl_gen.infer.run import Run
 from ppl_gen.infer.summary import bound_and_likelihood
-from ppl_gen.infer.svi import Progress, run_svi
+from ppl_gen.infer.svi import run_svi
 from ppl_gen.program.program import Program, compile_spec
 from ppl_gen.results.fit import Fit
 
@@ -51,7 +54,8 @@ def fit(
         seed: of starts, minibatches and draws; kept in the Fit.
         dtype: default float64 for discrete latents, float32 where a latent is continuous.
         device: default the CPU.
-        progress: called after each epoch of SVI with epochs done, epochs in all, and the ELBO.
+        progress: called after each epoch of SVI with epochs done, epochs in all, and the ELBO. Left out, a bar
+            is drawn where stderr is a terminal, and nothing elsewhere.
 
     Returns:
         The Fit, its certificate included. Ctrl-C ends the run after the step at hand, and the Fit so far is
@@ -76,13 +80,16 @@ def fit(
     _warn(*declared.warnings, *table.warnings)
     program = compile_spec(declared, table.schema, seed=seed, dtype=dtype, device=device)
     algorithm, reason = choose(program, algorithm)
-    log.info("%s", reason)
+    roles = table.schema.roles
+    log.info("roles: observed %s; latent %s", ", ".join(roles.observed), ", ".join(roles.latent) or "none")
+    log.info("route: %s", reason)
     _enough_rows(program, table)
     if isinstance(algorithm, EM):
         run = run_em(program, table, algorithm, seed=seed)
     else:
-        run = run_svi(program, table, algorithm, seed=seed, progress=progress)
-    return conclude(program, table, run, algorithm, seed)
+        with progress_bar() if progress is None else nullcontext(progress) as report:
+            run = run_svi(program, table, algorithm, seed=seed, progress=report)
+    return conclude(program, table, replace(run, notes=(reason, *run.notes)), algorithm, seed)
 
 
 def choose(program: Program, algorithm: Algorithm | None) -> tuple[Algorithm, str]:

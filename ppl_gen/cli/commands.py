@@ -99,7 +99,7 @@ def fit(
     import torch
 
     from ppl_gen.cli import options
-    from ppl_gen.cli.printing import outcome_text, progress_bar, roles_text
+    from ppl_gen.cli.printing import outcome_text, roles_text
     from ppl_gen.data.reading import read_table
     from ppl_gen.fitting import fit as fit_model
     from ppl_gen.results.storage import check_writable
@@ -110,10 +110,8 @@ def fit(
         check_writable(out, replace=replace)
     typer.echo(roles_text(read_table(data, declaration)))
     precision = None if dtype is None else getattr(torch, dtype.value)
-    with _route_told(), progress_bar() as progress:
-        result = fit_model(
-            declaration, data, chosen, seed=seed, dtype=precision, device=device, progress=progress
-        )
+    with _route_told():
+        result = fit_model(declaration, data, chosen, seed=seed, dtype=precision, device=device)
     if out is not None:
         result.save(out, replace=replace)
     typer.echo(outcome_text(result))
@@ -204,7 +202,11 @@ def _route_told() -> Iterator[None]:
 
     class Told(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            typer.echo(f"route     {record.getMessage()}\n")
+            message = record.getMessage()
+            if message.startswith("route: "):
+                typer.echo(f"route     {message.removeprefix('route: ')}\n")
+            elif record.levelno >= logging.WARNING:
+                typer.echo(f"warning: {message}", err=True)
 
     log, told = logging.getLogger("ppl_gen"), Told(logging.INFO)
     level = log.level

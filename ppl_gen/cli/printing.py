@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ppl_gen.declare.guide import derive_guide
 from ppl_gen.declare.node import Node
@@ -21,7 +19,6 @@ from ppl_gen.errors import SpecError
 
 if TYPE_CHECKING:
     from ppl_gen.data.table import Table
-    from ppl_gen.infer.svi import Progress as Callback
     from ppl_gen.results.fit import Fit
 
 SHOWN_NUMBERS = 60  # of one parameter; a larger one is told by its shape
@@ -50,29 +47,6 @@ def plain_warnings() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = say
         yield
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callback | None]:
-    """A callback for `fit` that draws a bar with the ELBO and the time left; None where nobody looks."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[elbo]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("fitting", total=None, elbo="")
-
-        def advance(done: int, planned: int, elbo: float) -> None:
-            bar.update(task, completed=done, total=planned, elbo=f"ELBO {elbo:,.1f}")
-
-        yield advance
 
 
 def roles_text(table: Table) -> str:

@@ -17,13 +17,12 @@ from ppl_gen.infer.elbo import TraceableELBO, functional_pair
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.optimisers import Layout, Memory, TorchOptimiser, adam, adam_memory
 from ppl_gen.infer.ordering import by_decreasing_weight, latent_statistics
+from ppl_gen.infer.progress import Progress
 from ppl_gen.infer.run import Run
 from ppl_gen.infer.status import Interrupt, Status, interruptible
 from ppl_gen.infer.tables import start_tables
 from ppl_gen.program.lowering import How, Lowered, pyro_scope, threads_for
 from ppl_gen.program.program import Program
-
-Progress = Callable[[int, int, float], None]  # epochs done, epochs, ELBO of the last one
 
 PROBE_STEPS = 50  # traced steps timed before a compile is considered
 COMPILE_SECONDS = 20.0  # what a cold compile costs
