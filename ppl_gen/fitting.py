@@ -8,6 +8,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,14 @@ def fit(
         >>> result.converged, result.parameters["x"]["loc"].round(0).T
         (True, array([[9., 0.]]))
     """
+    _check_arguments(seed, dtype, device)
+    seed = int(seed)
     declared = spec if isinstance(spec, Spec) else read_spec(spec)
     table = read_table(data, declared)
     _warn(*declared.warnings, *table.warnings)
     program = compile_spec(declared, table.schema, seed=seed, dtype=dtype, device=device)
     algorithm, reason = choose(program, algorithm)
+    _warn(*_coarse_columns(program, table))
     roles = table.schema.roles
     log.info("roles: observed %s; latent %s", ", ".join(roles.observed), ", ".join(roles.latent) or "none")
     log.info("route: %s", reason)
@@ -138,6 +142,41 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # on the path, but not installed
         return "unknown"
+
+
+def _check_arguments(seed: Any, dtype: Any, device: Any) -> None:
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < 2**63:
+        raise FitError(f"seed must be a whole number from 0, not {seed!r}")
+    if dtype not in (None, torch.float32, torch.float64):
+        raise FitError(f"dtype must be torch.float32 or torch.float64, not {dtype!r}")
+    try:
+        torch.zeros(1, device=device).add(1).item()
+    except (AssertionError, RuntimeError, TypeError, NotImplementedError) as error:
+        raise FitError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
+def _coarse_columns(program: Program, table: Table) -> list[str]:
+    """Warnings of real columns whose values float32, or SVI's steps, cannot resolve."""
+    found, schema = [], table.schema
+    stepwise = em_obstacle(program) is not None
+    for name in schema.roles.observed:
+        if program.spec.nodes[name].support != "real":
+            continue
+        for column, mean, sd in zip(
+            schema.columns[name], schema.centre[name], schema.spread[name], strict=True
+        ):
+            if program.dtype == torch.float32 and abs(mean) > 1e4 * sd:
+                found.append(
+                    f"column {column!r} of {name!r} (mean {mean:.4g}, sd {sd:.4g}) loses digits in float32: "
+                    "subtract its mean, or use dtype=torch.float64"
+                )
+            elif stepwise and not (abs(mean) <= 1e3 * max(sd, 1.0) and 1e-4 <= sd <= 1e2):
+                found.append(
+                    f"column {column!r} of {name!r} (mean {mean:.4g}, sd {sd:.4g}) is far from unit scale, and SVI "
+                    "steps by the learning rate whatever the units: centre and scale it"
+                )
+    return found
 
 
 def _enough_rows(program: Program, table: Table) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 
 from ppl_gen import reference
 from ppl_gen.certify import bounds, edges, evidence, lines
 from ppl_gen.certify.certificate import Certificate, Line
 from ppl_gen.certify.subject import Subject, subject_of
+from ppl_gen.data.moments import constant
 from ppl_gen.data.table import Table
 from ppl_gen.infer.route import em_obstacle
 from ppl_gen.infer.run import Run
@@ -55,7 +57,7 @@ def certify(program: Program, run: Run, table: Table, *, seed: int = 0) -> Certi
     stepwise = subject.exact and _by_em(run)
     return Certificate(
         (
-            _guarded("ascent", lambda: _ascent(run, stepwise, table.n_units)),
+            _guarded("ascent", lambda: _ascent(program, run, stepwise, table.n_units)),
             *(_guarded(name, check) for name, check in made),
             _guarded("gradient", lambda: _gradient(subject, run, table, stepwise, seed)),
             lines.modes(run.modes, run.restarts, run.collapsed),
@@ -71,14 +73,20 @@ def _by_em(run: Run) -> bool:
 
 def _guarded(name: str, check: Callable[[], Line]) -> Line:
     try:
-        return check()
+        # Overflow of a fit that diverged is what the line is there to tell, not a warning beside it.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return check()
     except (ArithmeticError, ValueError, RuntimeError, np.linalg.LinAlgError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
         return Line(name, False, float("nan"), None, f"could not be computed: {reason}")
 
 
-def _ascent(run: Run, stepwise: bool, n_units: int) -> Line:
-    return lines.ascent(run.history, n_units) if stepwise else lines.net_rise(run.history)
+def _ascent(program: Program, run: Run, stepwise: bool, n_units: int) -> Line:
+    if not stepwise:
+        return lines.net_rise(run.history)
+    # A sum of N densities in float32 is good to a few units of its last digit.
+    rounding = lines.ROUNDING if program.dtype == torch.float64 else 10 * torch.finfo(program.dtype).eps
+    return lines.ascent(run.history, n_units, rounding)
 
 
 def _exact_lines(subject: Subject) -> Iterator[tuple[str, Callable[[], Line]]]:
@@ -148,7 +156,14 @@ def _gradient(subject: Subject, run: Run, table: Table, stepwise: bool, seed: in
         norm = evidence.gradient_norm_in_standard_units(subject, table)
     else:
         norm = edges.unit_free_norm(subject, evidence.mean_gradient(subject, table, seed))
-    return lines.gradient(norm, stepwise and run.status is Status.CONVERGED, subject.exact)
+    # A constant column has no maximum of its likelihood: its variance is held at a floor.
+    held = any(
+        constant(table.arrays[name]).any()
+        for name in table.schema.roles.observed
+        if subject.program.spec.nodes[name].support == "real"
+    )
+    judged = stepwise and run.status is Status.CONVERGED and not held
+    return lines.gradient(norm, judged, subject.exact)
 
 
 def _boundaries(subject: Subject, seed: int) -> Line:

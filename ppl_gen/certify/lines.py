@@ -31,11 +31,11 @@ def farthest(a: Array, b: Array) -> float:
         return float(np.where(a == b, 0.0, np.abs(np.subtract(a, b))).max(initial=0.0))
 
 
-def ascent(history: Sequence[float], n_units: int) -> Line:
+def ascent(history: Sequence[float], n_units: int, rounding: float = ROUNDING) -> Line:
     """EM: the log-likelihood rose at every iteration (F6), but for rounding."""
     steps = np.diff(np.asarray(history, dtype=np.float64))
     fall = float(max(0.0, -steps.min())) if steps.size else 0.0
-    limit = ROUNDING * (abs(history[-1] if history else 0.0) + n_units)
+    limit = rounding * (abs(history[-1] if history else 0.0) + n_units)
     ok = bool(np.isfinite(steps).all() and fall <= limit)
     falls = int((steps < -limit).sum())
     text = (

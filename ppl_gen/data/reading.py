@@ -220,12 +220,17 @@ def _read_csv(path: Path) -> tuple[nw.DataFrame[Any], list[str]]:
         raise DataError(f"{path}: no such file{nearest(path.name, beside)}")
     if path.suffix in (".parquet", ".xlsx", ".feather", ".npy", ".npz"):
         raise DataError(f"{path}: CSV files are read; load this one yourself and pass the frame or the array")
+    separator = "\t" if ".tsv" in path.suffixes else ","
     try:
-        frame = pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",", low_memory=False)
+        frame = pd.read_csv(path, sep=separator, low_memory=False)
+        header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str).iloc[0].dropna()
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path}: the file is empty") from error
     except (pd.errors.ParserError, UnicodeError, OSError) as error:
         raise DataError(f"{path}: not readable as CSV: {error}") from error
+    twice = header[header.duplicated()].unique().tolist()
+    if twice:
+        raise DataError(f"{path}: column {twice[0]!r} stands more than once in the header")
     first = str(frame.columns[0])
     if len(frame.columns) == 1 and (marks := [mark for mark in ";\t|" if mark in first]):
         raise DataError(f"{path}: columns seem to be separated by {marks[0]!r}, where a CSV file has commas")

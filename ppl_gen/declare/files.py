@@ -91,7 +91,16 @@ def write_spec(spec: Spec, path: str | Path | None = None) -> str:
 
 
 def _found(source: str | Path) -> Path:
+    if not isinstance(source, str | Path) or not str(source).strip():
+        raise SpecError(
+            f"a declaration is a Spec, a path, a shipped name or YAML text, not {source!r}; "
+            f"shipped: {', '.join(shipped_models())}"
+        )
     path = Path(source)
+    if path.is_dir():
+        raise SpecError(
+            f"{source} is a folder; a declaration is a file in it, or the name of a shipped model"
+        )
     if isinstance(source, str) and path.name == source and not path.suffix:
         shipped = shipped_models()
         if source in shipped:

@@ -118,22 +118,35 @@ def given_state(program: Program, given: Mapping[str, Mapping[str, Any]]) -> Sta
     if unknown:
         raise FitError(f"init has parameters of {', '.join(unknown)}; the model's nodes: {', '.join(draws)}")
     for name, draw in draws.items():
+        own = given.get(name, {})
+        if not isinstance(own, Mapping):
+            raise FitError(f"init: {name} must map parameters to values, not {own!r}")
+        strange = sorted(set(own) - set(draw.slots))
+        if strange:
+            raise FitError(
+                f"init: {name} has no parameter {', '.join(strange)}; it has {', '.join(draw.slots)}"
+            )
         for key, slot in draw.slots.items():
             layer = program.generative.layers[slot.layer]
             if isinstance(layer, Constant) and layer.n_free == 0:
                 continue
-            if key not in given.get(name, {}):
+            if key not in own:
                 raise FitError(f"init lacks {name}.{key}; it needs every learned parameter")
             if not isinstance(layer, Constant | TableLayer):
                 raise FitError(f"init cannot give {name}.{key} = {slot.term}: EM has no closed form for it")
             path = f"generative.layers.{slot.layer}.table"
-            state[path] = _given_table(draw, key, slot, given[name][key], state[path])
+            state[path] = _given_table(draw, key, slot, own[key], state[path])
     return state
 
 
 def _given_table(draw: Draw, key: str, slot: Slot, value: Any, like: Tensor) -> Tensor:
-    natural = torch.as_tensor(np.asarray(value, dtype=np.float64))
     place = f"init: {draw.name}.{key}"
+    try:
+        natural = torch.as_tensor(np.asarray(value, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise FitError(f"{place} must be numbers, not {value!r}") from None
+    if not slot.constraint.holds(natural):
+        raise FitError(f"{place} holds values that are not {slot.constraint.name}")
     try:
         predictor = slot.constraint.predictor(slot.constraint.from_natural(natural)).to(like)
     except RuntimeError:

@@ -81,4 +81,5 @@ def _rotatable(layer: LinearLayer, half: Half) -> bool:
         return False
     parent: Node = half.draws[layer.inputs.names[0]].node
     terms = parent.terms()
-    return parent.family == "Normal" and terms["loc"] == Value(0) and terms["scale"] == Value(1)
+    spread = [term for key, term in terms.items() if key in ("scale", "cov", "scale_tril")]
+    return terms.get("loc") == Value(0) and spread == [Value(1)]

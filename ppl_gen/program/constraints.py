@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from ppl_gen.errors import SpecError
 
+SUM_TOLERANCE = 1e-6  # written probabilities sum to 1 within this
+
 
 @dataclass(frozen=True)
 class Constraint:
@@ -27,6 +29,20 @@ class Constraint:
     predictor: Callable[[Tensor], Tensor]  # from the working value
     natural: Callable[[Tensor], Tensor]  # from the working value
     from_natural: Callable[[Tensor], Tensor]  # to the working value
+
+    def holds(self, natural: Tensor) -> bool:
+        """Whether natural values lie in the space; a matrix is judged by its factorisation instead."""
+        if not bool(torch.isfinite(natural).all()):
+            return False
+        if self.name == "positive":
+            return bool((natural > 0).all())
+        if self.name == "lower_cholesky":
+            return bool((natural.diagonal(dim1=-2, dim2=-1) > 0).all()) if natural.ndim > 1 else False
+        if self.name not in ("unit_interval", "simplex"):
+            return True
+        inside = bool(((natural >= 0) & (natural <= 1)).all())
+        sums = natural.sum(-1) if self.name == "simplex" and natural.ndim else torch.ones(())
+        return inside and bool(((sums - 1).abs() <= SUM_TOLERANCE).all())
 
 
 def tril_indices(packed: int, device: torch.device) -> tuple[Tensor, Tensor, int]:

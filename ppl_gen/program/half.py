@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ from ppl_gen.declare.terms import MLP, By, Free, Linear, Name, Term
 from ppl_gen.errors import SpecError
 from ppl_gen.program.constraints import Constraint, constraint
 from ppl_gen.program.families import FAMILIES, Family, Sizes
-from ppl_gen.program.layers import MLPLayer, Table, build
+from ppl_gen.program.layers import MLPLayer, build
 from ppl_gen.program.scope import Parent, Scope, Target
 
 
@@ -175,13 +174,3 @@ class Half(nn.Module):
 
 def _without_dim(term: Any) -> Term:
     return replace(term, dim=None) if isinstance(term, Free | By | Linear | MLP) else term
-
-
-def start_latents(half: Half, latents: Iterable[str]) -> None:
-    """Tables of continuous latents start at loc ~ N(0, 1), so that classes differ (rule 23)."""
-    for name in latents:
-        slot = half.draws[name].slots.get("loc") if name in half.draws else None
-        layer = None if slot is None else half.layers[slot.layer]
-        if isinstance(layer, Table) and layer.lookup.names:
-            with torch.no_grad():
-                layer.table.copy_(torch.randn_like(layer.table))

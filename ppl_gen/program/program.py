@@ -21,7 +21,8 @@ from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import Term
 from ppl_gen.errors import FitError
 from ppl_gen.program.accounting import count_free, natural_parameters
-from ppl_gen.program.half import Half, parent_of, start_latents
+from ppl_gen.program.beginnings import set_beginnings
+from ppl_gen.program.half import Half, parent_of
 
 PLATE = "units"
 
@@ -62,7 +63,8 @@ class Program(nn.Module):
             self.recognition = Half(needed, inputs | observed, schema)
             read = {parent for entry in needed.values() for parent in entry.parents()}
             self._guide_reads = [name for name in (*inputs, *observed) if name in read]
-            start_latents(self.generative, roles.latent)
+            set_beginnings(self.generative, schema)
+            set_beginnings(self.recognition, schema)
 
     @property
     def discrete(self) -> tuple[str, ...]:

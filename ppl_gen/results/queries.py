@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ppl_gen.data.table import Table
 from ppl_gen.declare.spec import Spec
-from ppl_gen.errors import FitError
+from ppl_gen.errors import DataError, FitError
 from ppl_gen.infer.enumeration import FIRST_ENUMERATED, latent_axes, log_marginal, posterior_marginals
 from ppl_gen.infer.importance import importance_log_likelihood
 from ppl_gen.program.program import Program
@@ -64,7 +64,15 @@ def class_probabilities(program: Program, table: Table, *, draws: int, seed: int
             found = _by_weighting(program, rows, copies) if program.continuous else _exact(program, rows)
             for name in names:
                 parts[name].append(found[name].cpu())
-    return {name: torch.cat(own, dim=1).T.contiguous().numpy() for name, own in parts.items()}
+    joined = {name: torch.cat(own, dim=1).T.contiguous().numpy() for name, own in parts.items()}
+    for name, probabilities in joined.items():
+        lost = np.flatnonzero(~np.isfinite(probabilities).all(1))
+        if lost.size:
+            raise DataError(
+                f"{lost.size} row(s), the first of them row {lost[0]}, have density 0 in floating point under "
+                f"every class of '{name}': too far from the data of the fit to be told apart"
+            )
+    return joined
 
 
 def labels(program: Program, name: str, probabilities: Array) -> Array:

@@ -176,7 +176,7 @@ def test_a_file_too_long_for_a_declaration_is_not_read(tmp_path):
 def test_a_file_that_is_not_there_or_no_text_is_told_by_its_name(tmp_path):
     with pytest.raises(SpecError, match=r"nowhere\.yaml: cannot be read: No such file"):
         read_spec(tmp_path / "nowhere.yaml")
-    with pytest.raises(SpecError, match="cannot be read: Is a directory"):
+    with pytest.raises(SpecError, match="is a folder; a declaration is a file in it"):
         read_spec(tmp_path)
     (tmp_path / "bytes.yaml").write_bytes(b"model: \xff\xfe")
     with pytest.raises(SpecError, match=r"not UTF-8 text \(byte 7\)"):

@@ -1,0 +1,81 @@
+"""Where parameters begin before any data are read row by row (rule 23), from the columns' means and spreads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ppl_gen.data.schema import Schema
+from ppl_gen.program.half import Draw, Half
+from ppl_gen.program.layers import LinearLayer, MLPLayer, SumLayer, Table
+
+APART = 0.5  # how far apart, on the predictor's scale, the categories of a table in a sum begin
+
+
+@torch.no_grad()
+def set_beginnings(half: Half, schema: Schema) -> None:
+    """Give a half's layers their starting values; networks keep those that torch gives them.
+
+    Tables that tell latent categories apart begin apart, or they would stay equal for ever. A function of observed
+    columns begins as if these were centred and scaled, and a location of observed columns at their means: a step of
+    SVI is of one size, whatever the data's units.
+    """
+    for layer in half.layers.modules():
+        if isinstance(layer, LinearLayer):
+            _as_if_standardised(layer)
+    for key, layer in half.layers.items():
+        if key.endswith(":") and isinstance(layer, Table) and layer.lookup.names:
+            layer.table.copy_(torch.randn_like(layer.table))
+    for name, draw in half.draws.items():
+        for key, slot in draw.slots.items():
+            layer = half.layers[slot.layer]
+            if (
+                isinstance(layer, Table)
+                and layer.lookup.names
+                and key == "loc"
+                and name in schema.roles.latent
+            ):
+                layer.table.copy_(torch.randn_like(layer.table))
+            if isinstance(layer, SumLayer):
+                _apart(layer, _unit(draw, key, schema))
+        if name in schema.roles.observed and draw.node.support == "real" and "loc" in draw.slots:
+            slot = draw.slots["loc"]
+            if getattr(slot.term, "transform", None) in (None, "identity"):
+                _at_means(half.layers[slot.layer], torch.tensor(schema.centre[name], dtype=torch.float64))
+
+
+def _as_if_standardised(layer: LinearLayer) -> None:
+    start = 0
+    for parent, width in zip(layer.inputs.parents, layer.inputs.widths, strict=True):
+        own = slice(start, start + width)
+        start += width
+        if parent.observed and parent.kind == "real":
+            layer.weight[..., own] /= torch.tensor(parent.spread, dtype=torch.float64)
+            if layer.free_bias:
+                layer.bias -= layer.weight[..., own] @ torch.tensor(parent.centre, dtype=torch.float64)
+
+
+def _apart(layer: SumLayer, unit: Tensor | float) -> None:
+    for part in layer.terms:
+        if isinstance(part, Table) and part.lookup.names:
+            part.table.copy_(torch.randn_like(part.table) * unit)
+
+
+def _unit(draw: Draw, key: str, schema: Schema) -> Tensor | float:
+    if key == "loc" and draw.node.support == "real" and draw.name in schema.spread:
+        return torch.tensor(schema.spread[draw.name], dtype=torch.float64).mean()
+    return APART
+
+
+def _at_means(layer: nn.Module, means: Tensor) -> None:
+    """Add the means to the intercept, where the layer has one of their width."""
+    if isinstance(layer, SumLayer):
+        _at_means(layer.terms[0], means)
+        return
+    intercept: Tensor | None = None
+    if isinstance(layer, LinearLayer) and layer.free_bias:
+        intercept = layer.bias
+    elif isinstance(layer, MLPLayer) and len(layer.biases) == len(layer.weights):
+        intercept = layer.biases[-1]
+    if intercept is not None and intercept.shape[-1] == len(means):
+        intercept += means
