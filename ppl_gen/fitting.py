@@ -12,6 +12,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ppl_gen.certify.certify import certify
@@ -163,10 +164,15 @@ def _coarse_columns(program: Program, table: Table) -> list[str]:
     for name in schema.roles.observed:
         if program.spec.nodes[name].support != "real":
             continue
-        for column, mean, sd in zip(
-            schema.columns[name], schema.centre[name], schema.spread[name], strict=True
-        ):
-            if program.dtype == torch.float32 and abs(mean) > 1e4 * sd:
+        moments = zip(schema.columns[name], schema.centre[name], schema.spread[name], strict=True)
+        for position, (column, mean, sd) in enumerate(moments):
+            cells = table.arrays[name][:, position]
+            if abs(mean) > 1e5 * sd and np.array_equal(cells, cells.astype(np.float32)):
+                found.append(
+                    f"column {column!r} of {name!r} (mean {mean:.4g}, sd {sd:.4g}) seems to have been stored in "
+                    "float32, which keeps next to none of its differences: subtract the mean before storing it"
+                )
+            elif program.dtype == torch.float32 and abs(mean) > 1e4 * sd:
                 found.append(
                     f"column {column!r} of {name!r} (mean {mean:.4g}, sd {sd:.4g}) loses digits in float32: "
                     "subtract its mean, or use dtype=torch.float64"

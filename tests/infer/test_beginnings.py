@@ -43,6 +43,13 @@ def test_a_column_that_svis_steps_cannot_reach_is_named():
         fit(spec, x, SVI(epochs=1))
 
 
+def test_data_that_lost_their_digits_in_float32_are_named():
+    """At an offset of 1e8 float32 keeps multiples of 8: no fit can bring the rest back."""
+    x = (np.random.default_rng(4).normal(size=(60, 1)) * 20 + 1e8).astype(np.float32)
+    with pytest.warns(UserWarning, match="column 'x' of 'x' .* seems to have been stored in float32"):
+        fit(Spec(model={"x": Normal()}), x)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
