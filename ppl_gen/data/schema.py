@@ -30,6 +30,8 @@ class Schema:
             cells are already the codes 0..k−1.
         centre: mean of each column of every observed or given real or count node.
         spread: standard deviation (population form, 1/N) of the same columns; 1.0 where constant.
+        partial: discrete nodes that others depend on and whose values the data have in some rows only, in
+            model order: partly labelled latents.
 
     Example:
         >>> from ppl_gen.data.reading import read_table
@@ -53,6 +55,7 @@ class Schema:
     levels: dict[str, tuple[tuple[Level, ...] | None, ...]] = field(default_factory=dict)
     centre: dict[str, tuple[float, ...]] = field(default_factory=dict)
     spread: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    partial: tuple[str, ...] = ()
 
     def column_names(self, name: str) -> tuple[str, ...]:
         """The column names of a node: those of the data, else `x`, or `x[0]`, `x[1]`, … for a vector.
@@ -125,6 +128,7 @@ class Schema:
             },
             "centre": {name: list(own) for name, own in self.centre.items()},
             "spread": {name: list(own) for name, own in self.spread.items()},
+            "partial": list(self.partial),
         }
 
     @classmethod
@@ -147,6 +151,7 @@ class Schema:
                 },
                 centre={name: tuple(map(float, own)) for name, own in stored["centre"].items()},
                 spread={name: tuple(map(float, own)) for name, own in stored["spread"].items()},
+                partial=tuple(map(str, stored.get("partial", ()))),  # files of before it do without
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"the stored schema is damaged: {type(error).__name__}: {error}") from error

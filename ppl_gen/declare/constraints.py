@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from ppl_gen.declare.matrices import check_covariance, check_lower
 from ppl_gen.declare.primitives import Free, Sum, Term, Value
-from ppl_gen.declare.terms import By
+from ppl_gen.declare.prior_option import check_prior
+from ppl_gen.declare.terms import By, Linear
 from ppl_gen.errors import SpecError
 
 # Numbers written with seven digits or more sum to 1 within this.
@@ -47,6 +49,9 @@ def check_parameter(term: Term, constraint: str, dim: int | tuple[int, ...] | No
         raise SpecError(f"cannot have transform={transform!r}; those whose values fit: {fitting}")
     for part in term.terms if isinstance(term, Sum) else (term,):
         _check_width(part, dim)
+        prior = getattr(part, "prior", None)
+        if prior is not None:  # a weight, and what stands in a sum, is on the linear predictor's scale
+            check_prior(prior, "real" if isinstance(term, Sum | Linear) else constraint, k)
         if isinstance(part, By) and part.ordered:
             wide = part.dim is None and (math.prod(dim) if isinstance(dim, tuple) else dim or 1) > 1
             if constraint not in ORDERABLE or wide:
@@ -137,31 +142,7 @@ def _check_matrix(value: Value, constraint: str, dim: int | tuple[int, ...] | No
     MATRICES[constraint](matrix)
 
 
-def _check_covariance(matrix: tuple[tuple[float, ...], ...]) -> None:
-    n = len(matrix)
-    if any(matrix[i][j] != matrix[j][i] for i in range(n) for j in range(i)):
-        raise SpecError("must be a symmetric matrix")
-    factor: list[list[float]] = []
-    for i in range(n):  # Cholesky's factor exists for the positive definite, and for them only
-        row: list[float] = []
-        for j in range(i):
-            done = math.fsum(row[m] * factor[j][m] for m in range(j))
-            row.append((matrix[i][j] - done) / factor[j][j])
-        pivot = matrix[i][i] - math.fsum(entry * entry for entry in row)
-        if pivot <= 0:
-            raise SpecError("must be a positive definite matrix")
-        factor.append([*row, math.sqrt(pivot)])
-
-
-def _check_lower(matrix: tuple[tuple[float, ...], ...]) -> None:
-    n = len(matrix)
-    if any(matrix[i][j] != 0 for i in range(n) for j in range(i + 1, n)):
-        raise SpecError("must be a lower triangular matrix")
-    if any(matrix[i][i] <= 0 for i in range(n)):
-        raise SpecError("must have a positive diagonal")
-
-
 MATRICES: dict[str, Callable[[tuple[tuple[float, ...], ...]], None]] = {
-    "covariance": _check_covariance,
-    "lower_cholesky": _check_lower,
+    "covariance": check_covariance,
+    "lower_cholesky": check_lower,
 }

@@ -19,7 +19,7 @@ from ppl_gen.errors import SpecError
 C = TypeVar("C", bound=type)
 
 # Options whose place in the grammar is kept for a later version: refused, and never offered as a choice.
-NOT_YET = frozenset({"entries", "per", "prior"})
+NOT_YET = frozenset({"entries", "per"})
 # Fields whose name in messages is the language's word for them.
 SPOKEN = {"of": "parents"}
 

@@ -13,7 +13,7 @@ from ppl_gen.declare.declared import Declared, options
 from ppl_gen.declare.terms import Free, Term, as_term
 from ppl_gen.errors import SpecError
 
-Support: TypeAlias = Literal["real", "boolean", "category", "count", "given"]
+Support: TypeAlias = Literal["real", "positive", "boolean", "category", "count", "given"]
 
 
 def _one_way(value: object) -> Term | None:
@@ -32,6 +32,8 @@ class Node(Declared):
     constraints: ClassVar[dict[str, str]] = {}
     # Two ways of writing one parameter: the first is meant where neither is written.
     either: ClassVar[tuple[str, str] | None] = None
+    # Parameters that are one number for all dimensions.
+    single: ClassVar[frozenset[str]] = frozenset()
     dim: int | tuple[int, ...] | None
 
     def __init_subclass__(cls) -> None:

@@ -9,223 +9,34 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, ClassVar
 
+from ppl_gen.declare import continuous, counts, positive
 from ppl_gen.declare.arguments import Levels, NotYet, Size
+from ppl_gen.declare.continuous import MultivariateNormal, MultivariateStudentT, Normal, StudentT
+from ppl_gen.declare.counts import Bernoulli, Binomial, Categorical, NegativeBinomial, Poisson
 from ppl_gen.declare.declared import declared
-from ppl_gen.declare.node import Node, OneWay, Support
-from ppl_gen.declare.terms import TERMS, Free, Parameter, SizeLike, TermLike
-from ppl_gen.errors import SpecError
+from ppl_gen.declare.node import Node, Support
+from ppl_gen.declare.positive import Exponential, Gamma, LogNormal
+from ppl_gen.declare.terms import TERMS, SizeLike
 
 __all__ = [
     "NODES",
     "RESERVED",
     "WORDS",
     "Bernoulli",
+    "Binomial",
     "Categorical",
+    "Exponential",
+    "Gamma",
     "Input",
+    "LogNormal",
     "MultivariateNormal",
+    "MultivariateStudentT",
+    "NegativeBinomial",
     "Node",
     "Normal",
     "Poisson",
+    "StudentT",
 ]
-
-
-@declared
-class Normal(Node):
-    """Normal, independent dimensions given the parents.
-
-    Args:
-        dim: the number of dimensions, or a list of sizes; None: left to the data.
-        loc: mean; real.
-        scale: standard deviation; positive.
-        per: reserved.
-
-    Example:
-        >>> from ppl_gen.declare.terms import By
-        >>> Normal(2, loc=By("z"))
-        Normal(2, loc=By(z), scale=Free())
-
-    """
-
-    dim: Size = None
-    _: KW_ONLY
-    loc: Parameter = Free()
-    scale: Parameter = Free()
-    per: NotYet = None
-    constraints: ClassVar[dict[str, str]] = {"loc": "real", "scale": "positive"}
-
-    if TYPE_CHECKING:
-
-        def __init__(
-            self, dim: SizeLike = None, *, loc: TermLike = ..., scale: TermLike = ..., per: None = None
-        ) -> None: ...
-
-
-@declared
-class MultivariateNormal(Node):
-    """Normal with a full covariance, written as `cov` or as its Cholesky factor `scale_tril`.
-
-    Args:
-        dim: the number of dimensions; None: left to the data.
-        loc: mean; real.
-        cov: covariance; a number c stands for c·I.
-        scale_tril: lower triangular with positive diagonal, in place of cov.
-        per: reserved.
-
-    Example:
-        >>> from ppl_gen.declare.terms import By
-        >>> MultivariateNormal(loc=By("z"), cov=Free())
-        MultivariateNormal(loc=By(z), cov=Free())
-
-    """
-
-    dim: Size = None
-    _: KW_ONLY
-    loc: Parameter = Free()
-    cov: OneWay = None
-    scale_tril: OneWay = None
-    per: NotYet = None
-    constraints: ClassVar[dict[str, str]] = {
-        "loc": "real",
-        "cov": "covariance",
-        "scale_tril": "lower_cholesky",
-    }
-    either: ClassVar[tuple[str, str] | None] = ("cov", "scale_tril")
-
-    if TYPE_CHECKING:
-
-        def __init__(
-            self,
-            dim: SizeLike = None,
-            *,
-            loc: TermLike = ...,
-            cov: TermLike | None = None,
-            scale_tril: TermLike | None = None,
-            per: None = None,
-        ) -> None: ...
-
-    def __post_init__(self) -> None:
-        if isinstance(self.dim, tuple):
-            raise SpecError("MultivariateNormal's dim must be one number, not a list", word="dim")
-        super().__post_init__()
-
-
-@declared
-class Bernoulli(Node):
-    """Yes or no, independent dimensions given the parents.
-
-    Args:
-        dim: the number of dimensions, or a list of sizes; None: left to the data.
-        probs: probability of 1.
-        logits: its log-odds, in place of probs.
-        per: reserved.
-
-    Example:
-        >>> from ppl_gen.declare.terms import MLP
-        >>> Bernoulli(784, logits=MLP("z", [256]))
-        Bernoulli(784, logits=MLP(z, [256]))
-
-    """
-
-    dim: Size = None
-    _: KW_ONLY
-    probs: OneWay = None
-    logits: OneWay = None
-    per: NotYet = None
-    support: ClassVar[Support] = "boolean"
-    discrete: ClassVar[bool] = True
-    constraints: ClassVar[dict[str, str]] = {"probs": "unit_interval", "logits": "real"}
-    either: ClassVar[tuple[str, str] | None] = ("probs", "logits")
-
-    if TYPE_CHECKING:
-
-        def __init__(
-            self,
-            dim: SizeLike = None,
-            *,
-            probs: TermLike | None = None,
-            logits: TermLike | None = None,
-            per: None = None,
-        ) -> None: ...
-
-
-@declared
-class Categorical(Node):
-    """One of k categories; with `dim`, that many items at once.
-
-    Args:
-        k: the number of categories; None: left to the data.
-        dim: the number of items; None: one scalar, or as many as an observed node has columns.
-        probs: probabilities, summing to 1 over the categories.
-        logits: their logarithms up to a constant, in place of probs.
-        per: reserved.
-
-    Example:
-        >>> from ppl_gen.declare.terms import By
-        >>> Categorical(2, dim=7, probs=By("z"))
-        Categorical(2, dim=7, probs=By(z))
-
-    """
-
-    k: Levels = None
-    _: KW_ONLY
-    dim: Size = None
-    probs: OneWay = None
-    logits: OneWay = None
-    per: NotYet = None
-    support: ClassVar[Support] = "category"
-    discrete: ClassVar[bool] = True
-    constraints: ClassVar[dict[str, str]] = {"probs": "simplex", "logits": "real"}
-    either: ClassVar[tuple[str, str] | None] = ("probs", "logits")
-
-    if TYPE_CHECKING:
-
-        def __init__(
-            self,
-            k: int | None = None,
-            *,
-            dim: SizeLike = None,
-            probs: TermLike | None = None,
-            logits: TermLike | None = None,
-            per: None = None,
-        ) -> None: ...
-
-    def _axis(self, parameter: str) -> int | None:
-        del parameter
-        return self.k
-
-    @property
-    def width(self) -> int | None:
-        """Number of items: dim, and 1 without it."""
-        return 1 if self.dim is None else super().width
-
-
-@declared
-class Poisson(Node):
-    """Counts, independent dimensions given the parents.
-
-    Args:
-        dim: the number of dimensions, or a list of sizes; None: left to the data.
-        rate: mean; positive.
-        per: reserved.
-
-    Example:
-        >>> from ppl_gen.declare.terms import By
-        >>> Poisson(rate=By("z"))
-        Poisson(rate=By(z))
-
-    """
-
-    dim: Size = None
-    _: KW_ONLY
-    rate: Parameter = Free()
-    per: NotYet = None
-    support: ClassVar[Support] = "count"
-    discrete: ClassVar[bool] = True
-    constraints: ClassVar[dict[str, str]] = {"rate": "positive"}
-
-    if TYPE_CHECKING:
-
-        def __init__(self, dim: SizeLike = None, *, rate: TermLike = ..., per: None = None) -> None: ...
 
 
 @declared
@@ -254,12 +65,11 @@ class Input(Node):
 
 
 NODES: dict[str, type[Node]] = {
-    cls.__name__: cls for cls in (Normal, MultivariateNormal, Bernoulli, Categorical, Poisson, Input)
-}
+    name: vars(home)[name] for home in (continuous, positive, counts) for name in home.__all__
+} | {"Input": Input}
 
 # Words of the language that a later version gives a meaning.
 RESERVED: frozenset[str] = frozenset(
-    {"Beta", "Binomial", "Conv", "Dirichlet", "Exponential", "Gamma", "Lag", "LogNormal"}
-    | {"Multinomial", "NegativeBinomial", "Net", "Ordinal", "StudentT", "Uniform"}
+    {"Beta", "Conv", "Dirichlet", "Lag", "Multinomial", "Net", "Ordinal", "Uniform"}
 )
 WORDS: frozenset[str] = frozenset({*NODES, *TERMS, *RESERVED})

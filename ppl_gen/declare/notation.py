@@ -15,12 +15,14 @@ from typing import Any
 
 from ppl_gen.declare.declared import nearest
 from ppl_gen.declare.nodes import NODES, RESERVED, WORDS, Node
+from ppl_gen.declare.priors import PRIORS
 from ppl_gen.declare.terms import TERMS, Name, Sum, Term
 from ppl_gen.errors import SpecError
 
 MAX_TEXT = 10_000
 MAX_DEPTH = 50
-ENTRY_WORDS: dict[str, Callable[..., Any]] = {**NODES, **TERMS}
+# Normal and the like are nodes first: where a prior is expected, a node of numbers is read as the prior.
+ENTRY_WORDS: dict[str, Callable[..., Any]] = {**PRIORS, **NODES, **TERMS}
 
 
 class NotationError(SpecError):
@@ -66,6 +68,12 @@ def parse_entry(text: str) -> Node | Term:
         By(z) + Linear(u)
 
     """
+    word = text.split("(")[0].strip()
+    if word in PRIORS and word not in NODES:
+        later = "; as a node it is not supported yet" if word in RESERVED else ""
+        raise NotationError(
+            f"{word} is a prior, as in Free(prior={word}(...)){later}", line=1, column=1, word=word
+        )
     entry = parse(text, ENTRY_WORDS)
     if not isinstance(entry, Node | Term):
         raise NotationError(f"{_cut(text)} is no node and no term, as Normal(2) or By(z)", line=1, column=1)

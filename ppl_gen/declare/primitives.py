@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
 from pydantic import BeforeValidator
 
 from ppl_gen.declare import arguments
-from ppl_gen.declare.arguments import NotYet, Size, Transform, shown
+from ppl_gen.declare.arguments import Size, Transform, shown
 from ppl_gen.declare.declared import Declared, declared, written
+from ppl_gen.declare.prior_option import PriorOption
+from ppl_gen.declare.priors import Prior
 from ppl_gen.errors import SpecError
 
 MAX_NESTING = 8
@@ -20,6 +22,7 @@ MAX_NESTING = 8
 # What may be written where a term, a size or parents are expected.
 TermLike: TypeAlias = Union["Term", str, float, Sequence[Any]]
 SizeLike: TypeAlias = int | Sequence[int] | None
+PriorLike: TypeAlias = Declared | None  # a prior, or the node of its name with numbers
 ParentsLike: TypeAlias = Union[str, "Name", Sequence[Union[str, "Name"]]]
 
 
@@ -61,6 +64,8 @@ def as_term(value: object) -> Term:
         return value
     if isinstance(value, str):
         return Name(value)
+    if isinstance(value, Prior):
+        raise SpecError(f"must be a term, got the prior {value}; write it as in Free(prior=...)")
     if isinstance(value, Declared):
         raise SpecError(f"must be a term, got the node {value}; give it a line and a name of its own")
     try:
@@ -183,7 +188,7 @@ class Free(Term):
     Args:
         dim: 1 for one value that serves all dimensions; None for the node's own.
         transform: how an unconstrained number becomes the value; None for the constraint's own.
-        prior: reserved.
+        prior: a distribution of the value, as Normal(loc=0, scale=10), on its natural scale; None: none.
 
     Example:
         >>> Free(dim=1)
@@ -194,12 +199,12 @@ class Free(Term):
     _: KW_ONLY
     dim: Size = None
     transform: Transform = None
-    prior: NotYet = None
+    prior: PriorOption = None
 
     if TYPE_CHECKING:
 
         def __init__(
-            self, *, dim: SizeLike = None, transform: str | None = None, prior: None = None
+            self, *, dim: SizeLike = None, transform: str | None = None, prior: PriorLike = None
         ) -> None: ...
 
 

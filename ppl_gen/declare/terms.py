@@ -20,6 +20,7 @@ from ppl_gen.declare.primitives import (
     Name,
     Parameter,
     ParentsLike,
+    PriorLike,
     SizeLike,
     Sum,
     Term,
@@ -27,6 +28,7 @@ from ppl_gen.declare.primitives import (
     Value,
     as_term,
 )
+from ppl_gen.declare.prior_option import PriorOption
 from ppl_gen.errors import SpecError
 
 __all__ = [
@@ -70,7 +72,7 @@ class By(Term):
         dim: 1 for one value that serves all dimensions; None for the node's own.
         ordered: increasing in its one parent (one value a category).
         transform: how unconstrained numbers become the values; None for the constraint's own.
-        prior: reserved.
+        prior: a distribution of each value, on its natural scale, as Normal(loc=0, scale=10); None: none.
 
     Example:
         >>> By(["a", "b"], dim=1)
@@ -84,7 +86,7 @@ class By(Term):
     dim: Size = None
     ordered: Flag = False
     transform: Transform = None
-    prior: NotYet = None
+    prior: PriorOption = None
 
     if TYPE_CHECKING:
 
@@ -96,7 +98,7 @@ class By(Term):
             dim: SizeLike = None,
             ordered: bool = False,
             transform: str | None = None,
-            prior: None = None,
+            prior: PriorLike = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -119,7 +121,7 @@ class Linear(Term):
         bias: `Free()`, or numbers (`bias=0`: through the origin).
         dim: 1 for one value that serves all dimensions; the width where a named one is used as a value.
         transform: applied to the result; None for the constraint's own.
-        prior: reserved.
+        prior: a distribution of each weight (the bias has none), as Normal(loc=0, scale=1); None: none.
 
     Example:
         >>> Linear("u", by="z", bias=0)
@@ -134,7 +136,7 @@ class Linear(Term):
     bias: Annotated[Term, BeforeValidator(_bias)] = Free()
     dim: Size = None
     transform: Transform = None
-    prior: NotYet = None
+    prior: PriorOption = None
 
     if TYPE_CHECKING:
 
@@ -147,7 +149,7 @@ class Linear(Term):
             bias: TermLike = ...,
             dim: SizeLike = None,
             transform: str | None = None,
-            prior: None = None,
+            prior: PriorLike = None,
         ) -> None: ...
 
     def parents(self) -> tuple[str, ...]:

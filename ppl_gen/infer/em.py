@@ -60,7 +60,7 @@ def _conclude(
     program: Program, table: Table, engine: Engine, restarts: Restarts, original: State, interrupted: bool
 ) -> Run:
     """The best restart on the data's own scale, and the modes."""
-    offset = table.n_units * engine.standard.log_unit()
+    offset = engine.offset
     ended = [h[-1] - offset if h else -math.inf for h in restarts.history]
     regular = [not c for c in restarts.collapsed]
     best = max(range(len(ended)), key=lambda r: (regular[r], ended[r]))

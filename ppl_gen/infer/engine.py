@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.utils import _pytree as pytree
 
 from ppl_gen.data.table import Table
-from ppl_gen.infer.enumeration import State, expectation_step, maximisation_step
+from ppl_gen.infer import newton
+from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.restarts import side_by_side
 from ppl_gen.infer.standard import Standard
 from ppl_gen.infer.starts import Starts
+from ppl_gen.infer.steps import expectation_step, maximisation_step
 from ppl_gen.program.lowering import How, Lowered, pyro_scope
 from ppl_gen.program.program import Program
 
 BLOCK_BYTES = 6_000_000  # features and responsibilities of one block: what stays in cache
 EAGER_M_STEPS = 25  # recording the M-step costs about as much as this many of them
+FIRST_STEPS = 8  # of Newton's method from starting responsibilities
 
-Statistics = dict[str, Tensor]
+Statistics = dict[str, Any]
 
 
 class Engine:
@@ -28,16 +33,22 @@ class Engine:
 
     The rows are kept once, in standard units and column by column, in blocks of one size: the last one is filled
     up with rows of weight 0, so that one graph serves them all.
+
+    Attributes:
+        monotone: whether no step can lower the log-likelihood: every M-step has a closed form.
+        offset: what to take from a log-likelihood here for that of the data in their own units, in nats.
+
     """
 
     def __init__(self, program: Program, table: Table, state: State, restarts: int, how: How) -> None:
         self.standard = Standard(program, table, state)
         self.bounds = self.standard.bounds(table)
+        self.offset = self.standard.log_units(table)
+        self.monotone = not newton.groups(program)
         size = block_rows(program, table.n_units, restarts)
         self.spans = [(a, min(a + size, table.n_units)) for a in range(0, table.n_units, size)]
         self.blocks = [_filled(self.standard.block(table, *span), size) for span in self.spans]
-        weights = torch.ones(size, dtype=program.dtype, device=program.device)
-        self.weights = [torch.where(torch.arange(size) < b - a, weights, 0) for a, b in self.spans]
+        self.weights = [_weights(program, table, *span, size) for span in self.spans]
         self._begin = side_by_side(expectation_step(program), (0, None, None, 0))
         self._expect = Lowered(side_by_side(expectation_step(program), (0, None, None)), how, steady=(1, 2))
         self._maximise = Lowered(
@@ -55,16 +66,20 @@ class Engine:
     def e_step(self, state: State) -> tuple[Tensor, Statistics]:
         """Log-likelihoods (R,) and expected statistics of all rows."""
         blocks = zip(self.blocks, self.weights, strict=True)
-        return _summed(self._expect(state, rows, weights) for rows, weights in blocks)
+        return summed(self._expect(state, rows, weights) for rows, weights in blocks)
 
     def first_m_step(self, state: State, starts: Starts) -> tuple[State, Tensor]:
         """States from starting responsibilities."""
-        with pyro_scope():
-            _, statistics = _summed(
-                self._begin(state, rows, weights, pad(starts.block(a, b), (0, len(weights) - (b - a))))
-                for (a, b), rows, weights in zip(self.spans, self.blocks, self.weights, strict=True)
-            )
-        return self.m_step(state, statistics)
+        regular = torch.ones(len(next(iter(state.values()))), dtype=torch.bool)
+        responsibilities = [starts.block(a, b) for a, b in self.spans]
+        for _ in range(1 if self.monotone else FIRST_STEPS):
+            with pyro_scope():
+                _, statistics = summed(
+                    self._begin(state, rows, weights, pad(start, (0, len(weights) - start.shape[-1])))
+                    for start, rows, weights in zip(responsibilities, self.blocks, self.weights, strict=True)
+                )
+            state, regular = self.m_step(state, statistics)
+        return state, regular
 
     def m_step(self, state: State, statistics: Statistics) -> tuple[State, Tensor]:
         """New states, and which of them are regular."""
@@ -77,7 +92,8 @@ def sizes(program: Program) -> tuple[int, int]:
     draws = program.generative.draws
     joint = math.prod(math.prod(draws[name].sizes.levels) for name in program.enumerated)
     slots = [slot for name in program.schema.roles.observed for slot in draws[name].slots.values()]
-    return joint, 1 + sum(math.prod(slot.target.axes) for slot in slots)
+    directions = sum(group.size for group in newton.groups(program))  # a Hessian is as many gradients
+    return joint * max(1, directions), 1 + sum(math.prod(slot.target.axes) for slot in slots)
 
 
 def block_rows(program: Program, n_units: int, restarts: int) -> int:
@@ -87,20 +103,28 @@ def block_rows(program: Program, n_units: int, restarts: int) -> int:
     return math.ceil(n_units / math.ceil(n_units / most))
 
 
+def _weights(program: Program, table: Table, start: int, stop: int, size: int) -> Tensor:
+    """The rows' weights, (size,), 0 for those that only fill the block."""
+    if table.weights is None:
+        own = torch.ones(stop - start, dtype=program.dtype)
+    else:
+        own = torch.tensor(table.weights[start:stop], dtype=program.dtype)
+    return pad(own, (0, size - (stop - start))).to(program.device)
+
+
 def _filled(block: dict[str, Tensor], size: int) -> dict[str, Tensor]:
-    """Rows of zeros appended up to `size`, in the block's own column-major layout."""
-    missing = size - len(next(iter(block.values())))
-    if missing == 0:
+    """The block's last row repeated up to `size` rows, in the block's own column-major layout."""
+    rows = len(next(iter(block.values())))
+    if rows == size:
         return block
-    return {name: pad(rows.movedim(0, -1), (0, missing)).movedim(-1, 0) for name, rows in block.items()}
+    again = torch.arange(size, device=next(iter(block.values())).device).clamp(max=rows - 1)
+    return {name: own.movedim(0, -1).index_select(-1, again).movedim(-1, 0) for name, own in block.items()}
 
 
-def _summed(parts: Iterable[tuple[Tensor, Statistics]]) -> tuple[Tensor, Statistics]:
-    total: tuple[Tensor, Statistics] | None = None
-    for value, statistics in parts:
-        if total is None:
-            total = value, statistics
-        else:
-            total = total[0] + value, {name: total[1][name] + s for name, s in statistics.items()}
+def summed(parts: Iterable[tuple[Tensor, Statistics]]) -> tuple[Tensor, Statistics]:
+    """Blocks' log-likelihoods and statistics, added up."""
+    total: Any = None
+    for part in parts:
+        total = part if total is None else pytree.tree_map(torch.add, total, part)
     assert total is not None
     return total

@@ -18,9 +18,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_gen.program.families import Site, in_standard_units
-from ppl_gen.program.half import Draw
-from ppl_gen.program.layers import Constant, Table
+from ppl_gen.program.marks import label_site
 from ppl_gen.program.program import Program
 
 State = dict[str, Tensor]
@@ -30,13 +28,27 @@ Step = Callable[..., Any]
 FIRST_ENUMERATED = -2  # axis −1 is the plate over units
 
 
-def site_log_probs(program: Program, state: State, rows: Rows) -> dict[str, Tensor]:
-    """Every site's log p, by Pyro: (…enumerated, N), of size 1 along latents it does not depend on."""
+def evaluated_sites(
+    program: Program, state: State, rows: Rows
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Every site's log p by Pyro, (…enumerated, N), and the values of all nodes, enumerated ones at each of theirs.
+
+    A log p is of size 1 along latents it does not depend on. A node that is known in part has a second site,
+    which holds it to its labels.
+    """
     model = partial(torch.func.functional_call, program, state, ("model", rows))
     enumerated = poutine.enum(model, first_available_dim=FIRST_ENUMERATED)
     recorded = poutine.trace(enumerated).get_trace()
     recorded.compute_log_prob()
-    return {name: recorded.nodes[name]["log_prob"] for name in program.generative.draws}
+    draws = program.generative.draws
+    sites = [site for name in draws for site in (name, label_site(name)) if site in recorded.nodes]
+    values = {name: recorded.nodes[name]["value"] for name in draws}
+    return {name: recorded.nodes[name]["log_prob"] for name in sites}, {**rows, **values}
+
+
+def site_log_probs(program: Program, state: State, rows: Rows) -> dict[str, Tensor]:
+    """Every site's log p; see `evaluated_sites`."""
+    return evaluated_sites(program, state, rows)[0]
 
 
 def sum_out(factors: Sequence[Tensor], axes: Sequence[int]) -> Tensor:
@@ -69,15 +81,15 @@ def log_sum_exp(x: Tensor, axis: int) -> Tensor:
     return (x - top).exp().sum(axis, keepdim=True).log() + top
 
 
-def latent_axes(program: Program) -> dict[str, int]:
-    """The axis of each enumerated latent."""
-    return {name: FIRST_ENUMERATED - i for i, name in enumerate(program.discrete)}
+def latent_axes(program: Program, rows: Rows) -> dict[str, int]:
+    """The axis of each node that is enumerated over these rows."""
+    return {name: FIRST_ENUMERATED - i for i, name in enumerate(program.enumerated_in(rows))}
 
 
 def log_marginal(program: Program, state: State, rows: Rows) -> Tensor:
     """Log p(x_d) of each row, discrete latents summed out (F1): (N,)."""
     log_probs = site_log_probs(program, state, rows)
-    return sum_out(list(log_probs.values()), list(latent_axes(program).values())).reshape(-1)
+    return sum_out(list(log_probs.values()), list(latent_axes(program, rows).values())).reshape(-1)
 
 
 def posterior_marginals(
@@ -95,9 +107,16 @@ def posterior_marginals(
     begins.
     """
     log_probs = site_log_probs(program, state, rows)
-    axes = list(latent_axes(program).values())
-    if start is not None:
-        log_probs = {name: torch.zeros_like(value) for name, value in log_probs.items()}
+    return marginals_of(log_probs, list(latent_axes(program, rows).values()), weights, start)
+
+
+def marginals_of(
+    log_probs: dict[str, Tensor], axes: Sequence[int], weights: Tensor | None, start: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`posterior_marginals` from the sites' log p."""
+    if start is not None:  # labels hold from the start
+        labels = {name for name in log_probs if "." in name}
+        log_probs = {n: v if n in labels else torch.zeros_like(v) for n, v in log_probs.items()}
 
     def total(log_probs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         factors = list(log_probs.values()) + ([] if start is None else [start])
@@ -107,136 +126,3 @@ def posterior_marginals(
 
     marginals, rows_log_marginal = torch.func.grad(total, has_aux=True)(log_probs)
     return rows_log_marginal, marginals
-
-
-def expectation_step(program: Program, only: Sequence[str] | None = None) -> Step:
-    """The E-step on one block: (state, rows, weights, start=None) → Σ_d w_d log p(x_d), statistics by site.
-
-    Sums of squares cancel far from 0: state and rows are to be in standard units (`Standard`).
-    `only` names the sites whose expected statistics are wanted; all of them by default.
-    """
-    draws = program.generative.draws
-    wanted = [draws[name] for name in (draws if only is None else only)]
-
-    def step(
-        state: State, rows: Rows, weights: Tensor, start: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        with in_standard_units():
-            rows_log_marginal, marginals = posterior_marginals(
-                program, state, rows, weights=weights, start=start
-            )
-        statistics = {
-            draw.name: site_statistics(program, draw, marginals[draw.name], rows) for draw in wanted
-        }
-        return (rows_log_marginal * weights).sum(), statistics
-
-    return step
-
-
-def table_parents(draw: Draw, program: Program) -> dict[str, tuple[str, ...]]:
-    """For each parameter of a node, the parents its table is indexed by."""
-    layers = {key: program.generative.layers[slot.layer] for key, slot in draw.slots.items()}
-    return {key: layer.lookup.names if isinstance(layer, Table) else () for key, layer in layers.items()}
-
-
-def parent_levels(draw: Draw, program: Program) -> dict[str, tuple[int, ...]]:
-    """Every parent of a node's tables, with its axes, in the order of their joint table."""
-    levels: dict[str, tuple[int, ...]] = {}
-    for slot in draw.slots.values():
-        layer = program.generative.layers[slot.layer]
-        if isinstance(layer, Table):
-            parents = zip(layer.lookup.names, layer.lookup.parents, strict=True)
-            levels.update({name: parent.table for name, parent in parents})
-    return levels
-
-
-def site_statistics(program: Program, draw: Draw, marginal: Tensor, rows: Rows) -> Tensor:
-    """Σ_d P(parents | x_d) Φ: (joint axes of the parents…, P)."""
-    levels = parent_levels(draw, program)
-    latent = draw.name not in rows
-    weights = _joint_weights(program, [*levels, draw.name] if latent else list(levels), marginal, rows)
-    shape = sum(levels.values(), ())
-    if latent:  # its values are the rows, weighted by how probable each is
-        totals = weights.sum(-1)  # (parents…, own values)
-        support = draw.family.support(draw.sizes).to(marginal.device)
-        summed = draw.family.expected_statistics(totals, support, draw.sizes)
-    else:
-        summed = draw.family.expected_statistics(weights, rows[draw.name], draw.sizes)
-    return summed.reshape((*shape, summed.shape[-1]))
-
-
-def _joint_weights(program: Program, names: list[str], marginal: Tensor, rows: Rows) -> Tensor:
-    """(one axis a name…, N): latent names by their enumerated axis, observed ones by indicators."""
-    axes = latent_axes(program)
-    depth = 1 + len(axes)
-    full = marginal.reshape((1,) * (depth - marginal.ndim) + tuple(marginal.shape))
-    wanted = [name for name in names if name in axes]
-    order = [axes[name] + depth for name in wanted]
-    others = [axis for axis in range(depth - 1) if axis not in order]
-    weights = full.permute(*order, *others, depth - 1)
-    weights = weights.reshape((*weights.shape[: len(order)], weights.shape[-1]))
-    for position, name in enumerate(names):
-        if name not in axes:
-            weights = weights.unsqueeze(position) * _indicators(program, name, rows, weights, position)
-    return weights
-
-
-def _indicators(program: Program, name: str, rows: Rows, weights: Tensor, position: int) -> Tensor:
-    parent = program.generative.parent(name)
-    value = rows[name].long()
-    cells = value.unsqueeze(-1) if parent.scalar else value  # (N, d)
-    flat = torch.zeros_like(cells[..., 0])
-    for cell, size in enumerate(parent.table):
-        flat = flat * size + cells[..., cell]
-    levels = torch.arange(math.prod(parent.table), device=flat.device)
-    indicators = (flat == levels.unsqueeze(-1)).to(weights.dtype)  # (levels, N)
-    return indicators.reshape((levels.shape[0],) + (1,) * (weights.ndim - 1 - position) + (-1,))
-
-
-def maximisation_step(program: Program, only: Sequence[str] | None = None) -> Step:
-    """The M-step (F7.3): (state, statistics, bounds) → the new state, and whether it is regular.
-
-    `bounds[name]` holds the variance floor and jitter of an observed node, each (D,).
-    """
-    draws = program.generative.draws
-    wanted = [draws[name] for name in (draws if only is None else only)]
-
-    def step(
-        state: State, statistics: dict[str, Tensor], bounds: dict[str, tuple[Tensor, Tensor]]
-    ) -> tuple[State, Tensor]:
-        new, regular = dict(state), []
-        for draw in wanted:
-            current, site = site_of(program, draw, state)
-            working, sound = draw.family.maximise(statistics[draw.name], current, site, *bounds[draw.name])
-            regular.append(sound)
-            for key, slot in draw.slots.items():
-                if key not in site.fixed:
-                    path = f"generative.layers.{slot.layer}.table"
-                    predictor = slot.constraint.predictor(working[key])
-                    new[path] = site.keep(key, predictor, state[path])
-        return new, torch.stack(regular).all()
-
-    return step
-
-
-def site_of(program: Program, draw: Draw, state: State) -> tuple[dict[str, Tensor], Site]:
-    """A node's current working parameters, and where they lie."""
-    current, shared, fixed, free = {}, [], [], {}
-    for key, slot in draw.slots.items():
-        layer, path = program.generative.layers[slot.layer], f"generative.layers.{slot.layer}"
-        if isinstance(layer, Constant):
-            if layer.n_free == 0:
-                fixed.append(key)
-                predictor = state[f"{path}.value"]
-            else:
-                free[key] = state[f"{path}.free"]
-                predictor = torch.where(free[key], state[f"{path}.table"], state[f"{path}.value"])
-        else:
-            predictor = state[f"{path}.table"]
-            assert isinstance(layer, Table)
-            own = predictor.shape[len(layer.lookup.levels) :]
-            if slot.target.shareable and own[0] == 1 and slot.target.axes[0] != 1:
-                shared.append(key)
-        current[key] = slot.constraint.working(predictor)
-    levels, tables = parent_levels(draw, program), table_parents(draw, program)
-    return current, Site(draw.sizes, levels, tables, frozenset(shared), frozenset(fixed), free)

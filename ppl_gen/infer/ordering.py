@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ppl_gen.data.table import Table
-from ppl_gen.infer.enumeration import State, posterior_marginals, site_statistics
+from ppl_gen.infer.enumeration import State, posterior_marginals
+from ppl_gen.infer.sites import site_statistics
 from ppl_gen.program.half import Half
 from ppl_gen.program.layers import Constant, LinearLayer, MLPLayer, SumLayer
 from ppl_gen.program.layers import Table as TableLayer

@@ -14,18 +14,23 @@ import torch
 from torch import Tensor
 
 from ppl_gen.data.table import Table
-from ppl_gen.infer.enumeration import State, site_of
+from ppl_gen.infer import linear_units
+from ppl_gen.infer.enumeration import State
+from ppl_gen.infer.sites import site_of
+from ppl_gen.program.half import Draw
 from ppl_gen.program.layers import Constant
+from ppl_gen.program.layers import Table as TableLayer
 from ppl_gen.program.program import Program
 
 VARIANCE_FLOOR = 1e-8  # of a standardised column: below, Σx²/n − mean² has no correct digits left to speak of
 
 
 class Standard:
-    """Shift and unit of each observed real node's columns, (D,) each.
+    """Shift and unit of each observed real node's and Input's columns, (D,) each.
 
-    A location or scale shared by all dimensions forbids units of their own: then the columns share one. `only`
-    leaves all other nodes as they are.
+    A location or scale shared by all dimensions forbids units of their own: then the columns share one. Columns
+    that enter a function other than `Linear` with an intercept stay as they are, as do those whose parameters
+    are functions that cannot take up a unit. `only` leaves all other nodes as they are.
     """
 
     def __init__(
@@ -34,27 +39,40 @@ class Standard:
         self.program = program
         self.shift: dict[str, Tensor] = {}
         self.unit: dict[str, Tensor] = {}
-        for name, draw in program.generative.draws.items():
+        nodes = [*program.generative.draws, *program.schema.roles.inputs]
+        for name in nodes:
             skipped = only is not None and name not in only
-            if skipped or draw.node.support != "real" or name not in table.arrays:
+            if skipped or name not in table.schema.centre or name not in table.arrays:
+                continue
+            if not linear_units.can_move(program, name):
                 continue
             centre, spread = (np.asarray(m[name]) for m in (table.schema.centre, table.schema.spread))
-            _, site = site_of(program, draw, state)
-            if "loc" in site.shared:
-                centre = np.full_like(centre, centre.mean())
-            if site.shared:
-                spread = np.full_like(spread, math.sqrt((spread**2).mean()))
+            draw = program.generative.draws.get(name)
+            if draw is not None:
+                shared = _shared(program, draw, state)
+                if "loc" in shared:
+                    centre = np.full_like(centre, centre.mean())
+                if shared:
+                    spread = np.full_like(spread, math.sqrt((spread**2).mean()))
             self.shift[name], self.unit[name] = torch.tensor(centre), torch.tensor(spread)
 
     def block(self, table: Table, start: int, stop: int) -> dict[str, Tensor]:
-        """Rows start..stop in standard units, stored column by column (D×N) and seen as (N, D)."""
+        """Rows start..stop in standard units, stored column by column (D×N) and seen as (N, D).
+
+        Missing cells are marked in every block alike (`Program.tensors`).
+        """
+        arrays = {name: array[start:stop] for name, array in table.arrays.items()}
+        return self.rows(arrays, table.holes)
+
+    def rows(self, arrays: dict[str, np.ndarray], holes: frozenset[str]) -> dict[str, Tensor]:
+        """Arrays of some rows as `block` gives them."""
         stored = {}
-        for name, array in table.arrays.items():
-            rows = array[start:stop]
+        for name, rows in arrays.items():
+            moved = rows
             if name in self.shift:
-                rows = (rows - self.shift[name].numpy()) / self.unit[name].numpy()
-            by_column = self.program.tensors({name: np.array(rows.T, order="C")})[name]
-            stored[name] = by_column.movedim(-1, 0)
+                moved = (rows - self.shift[name].numpy()) / self.unit[name].numpy()
+            for key, own in self.program.tensors({name: moved}, holes & {name}).items():
+                stored[key] = own.movedim(0, -1).contiguous().movedim(-1, 0)
         return stored
 
     def enter(self, state: State) -> State:
@@ -64,12 +82,26 @@ class Standard:
     def leave(self, state: State, original: State) -> State:
         """The same law over the data's own columns; written numbers come back as they were written."""
         back = {name: (-self.shift[name] / self.unit[name], 1 / self.unit[name]) for name in self.shift}
-        fixed = {path: original[path] for path in state if path.endswith((".value", ".free"))}
-        return self._rescale(state, back) | fixed
+        learned = {path for path, _ in self.program.named_parameters()}
+        return self._rescale(state, back) | {path: original[path] for path in state if path not in learned}
 
-    def log_unit(self) -> float:
-        """Σ log unit over all columns: log p(x) of a row is this much less than log p of the standardised row."""
-        return sum(float(unit.log().sum()) for unit in self.unit.values())
+    def log_units(self, table: Table) -> float:
+        """What Σ_d w_d log p of the standardised rows is above that of the rows themselves, in nats.
+
+        Σ log unit over every seen cell of the random nodes.
+        """
+        total = 0.0
+        for name in self.program.generative.draws:
+            if name not in self.unit:
+                continue
+            logs = np.log(self.unit[name].numpy())
+            if name not in table.holes:
+                total += table.total * logs.sum()
+                continue
+            seen = ~np.isnan(table.arrays[name])
+            counts = seen.sum(0) if table.weights is None else table.weights @ seen
+            total += float((counts * logs).sum())
+        return float(total)
 
     def bounds(self, table: Table) -> dict[str, tuple[Tensor, Tensor]]:
         """The variance floor, and the jitter of constant columns, of every node."""
@@ -79,7 +111,8 @@ class Standard:
             jitter = torch.zeros(draw.sizes.width)
             if name in self.shift:
                 array = table.arrays[name]
-                constant = torch.from_numpy(array.min(0) == array.max(0))
+                with np.errstate(invalid="ignore"):
+                    constant = torch.from_numpy(np.nanmin(array, 0) == np.nanmax(array, 0))
                 jitter = torch.where(constant, 2 * VARIANCE_FLOOR, 0.0)
             like = next(iter(self.program.parameters()), torch.zeros(()))
             bounds[name] = (floor.to(like), jitter.to(like))
@@ -88,14 +121,34 @@ class Standard:
     def _rescale(self, state: State, moves: dict[str, tuple[Tensor, Tensor]]) -> State:
         moved = dict(state)
         for name, (shift, unit) in moves.items():
-            draw = self.program.generative.draws[name]
-            current, _ = site_of(self.program, draw, state)
+            moved = linear_units.move_inputs(self.program, moved, name, shift, unit)
+            draw = self.program.generative.draws.get(name)
+            if draw is None:
+                continue
+            if not linear_units.by_tables(self.program, draw):
+                moved = linear_units.move_outputs(self.program, moved, draw, shift, unit)
+                continue
+            current, _ = site_of(self.program, draw, moved)
             like = next(iter(current.values()))
             working = draw.family.rescale(current, shift.to(like), unit.to(like))
             for key, slot in draw.slots.items():
                 for path in _paths(self.program, slot.layer):
                     moved[path] = slot.constraint.predictor(working[key])
         return moved
+
+
+def _shared(program: Program, draw: Draw, state: State) -> frozenset[str]:
+    """The parameters of a node that are one value for all its dimensions."""
+    if linear_units.by_tables(program, draw):
+        return site_of(program, draw, state)[1].shared
+    layers = {key: program.generative.layers[slot.layer] for key, slot in draw.slots.items()}
+    return frozenset(
+        key
+        for key, layer in layers.items()
+        if isinstance(layer, TableLayer)
+        and draw.slots[key].target.shareable
+        and layer.table.shape[len(layer.lookup.levels)] == 1 != draw.slots[key].target.axes[0]
+    )
 
 
 def _paths(program: Program, key: str) -> list[str]:

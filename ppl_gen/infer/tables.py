@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from ppl_gen.data.table import Table
-from ppl_gen.infer.enumeration import State, expectation_step, maximisation_step
-from ppl_gen.infer.route import m_step_obstacle
+from ppl_gen.infer.enumeration import State
+from ppl_gen.infer.obstacles import m_step_obstacle
 from ppl_gen.infer.standard import Standard
 from ppl_gen.infer.starts import Starts
+from ppl_gen.infer.steps import expectation_step, maximisation_step
 from ppl_gen.program.layers import Table as TableLayer
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ppl_gen.errors import FitError
 from ppl_gen.program.accounting import count_free, natural_parameters
 from ppl_gen.program.beginnings import set_beginnings
 from ppl_gen.program.half import Half, parent_of
+from ppl_gen.program.marks import agreement, has_holes, label_site, seen_key
 
 PLATE = "units"
 
@@ -61,6 +62,10 @@ class Program(nn.Module):
             self.generative = Half(spec.model, inputs, schema)
             needed = {name: entry for name, entry in self.guide_spec.items() if name not in roles.observed}
             self.recognition = Half(needed, inputs | observed, schema)
+            # Something depends on these discrete nodes: where one is missing it is summed out, not skipped.
+            self.inner = frozenset(n for n, d in self.generative.draws.items() if d.node.discrete) - {
+                *spec.leaves
+            }
             read = {parent for entry in needed.values() for parent in entry.parents()}
             self._guide_reads = [name for name in (*inputs, *observed) if name in read]
             set_beginnings(self.generative, schema)
@@ -73,8 +78,23 @@ class Program(nn.Module):
 
     @property
     def enumerated(self) -> tuple[str, ...]:
-        """The discrete latents that are summed out in the model, in model order."""
-        return tuple(name for name in self.discrete if name not in self.recognition.draws)
+        """The discrete nodes that a fit sums out in the model: latent, or known in part; in model order."""
+        partial = self.schema.partial
+        return tuple(
+            name
+            for name in self.generative.draws
+            if name in partial or (name in self.discrete and name not in self.recognition.draws)
+        )
+
+    def enumerated_in(self, rows: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """The discrete nodes that these rows lack, wholly or in part, and that no guide draws; in model order."""
+        return tuple(
+            name
+            for name, draw in self.generative.draws.items()
+            if draw.node.discrete
+            and name not in self.recognition.draws
+            and (name not in rows or (seen_key(name) in rows and name in self.inner))
+        )
 
     @property
     def continuous(self) -> tuple[str, ...]:
@@ -87,7 +107,8 @@ class Program(nn.Module):
         """p(x, z): one plate over units, one `pyro.sample` a node, in the declared order.
 
         Args:
-            data: what is given; a node it lacks is drawn, a discrete one marked for parallel enumeration.
+            data: what is given; a node it lacks is drawn, a discrete one marked for parallel enumeration. Beside
+                "x", "x.seen" may mark the cells that are seen with 1 and the others with 0 (see `tensors`).
             n: rows, where `data` does not say.
             size: rows of the whole data when `data` is a minibatch: log-probabilities count size/n times.
 
@@ -99,10 +120,29 @@ class Program(nn.Module):
         with self._plate(given, n, size):
             for name, draw in self.generative.draws.items():
                 distribution = self.generative.distribution(name, values)
-                observed = given.get(name)
+                observed, seen = given.get(name), given.get(seen_key(name))
+                labelled = seen is not None and name in self.inner
+                if labelled:
+                    observed = None
+                else:
+                    distribution = distribution.where_seen(seen)
                 infer = {"enumerate": "parallel"} if draw.node.discrete and observed is None else {}
                 values[name] = pyro.sample(name, distribution, obs=observed, infer=infer)
+                if labelled:
+                    known = agreement(values[name], given[name], given[seen_key(name)], self.dtype)
+                    pyro.factor(label_site(name), known)
         return values
+
+    def density(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
+        """Log p of one node's value given its parents', among the values of all: what its site adds.
+
+        Where `values` has marks of the seen cells, the others are integrated out.
+        """
+        given = dict(values)
+        seen = None if name in self.inner else given.get(seen_key(name))
+        distribution = self.generative.distribution(name, given).where_seen(seen)
+        log_prob: Tensor = distribution.log_prob(given[name])
+        return log_prob
 
     def guide(
         self, data: Mapping[str, Tensor] | None = None, n: int | None = None, size: int | None = None
@@ -121,9 +161,9 @@ class Program(nn.Module):
                 values[name] = pyro.sample(name, distribution, infer=infer)
         return {name: values[name] for name in self.recognition.draws}
 
-    def forward(self, half: str, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """`model` or `guide` by name, for `torch.func.functional_call`."""
-        return self.model(*args, **kwargs) if half == "model" else self.guide(*args, **kwargs)
+    def forward(self, part: str, *args: Any, **kwargs: Any) -> Any:
+        """`model`, `guide` or `density` by name, for `torch.func.functional_call`."""
+        return {"model": self.model, "guide": self.guide, "density": self.density}[part](*args, **kwargs)
 
     def pyro_pair(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The pair for plain `pyro.infer.SVI`, which optimises what is in Pyro's parameter store.
@@ -170,9 +210,30 @@ class Program(nn.Module):
         """Of the parameters."""
         return self._any_number().device
 
-    def tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-        """A table's arrays as tensors of this program's dtype and device; categories as integers."""
-        return {name: self._tensor(array).to(self.device) for name, array in arrays.items()}
+    def tensors(
+        self, arrays: Mapping[str, NDArray[Any]], holes: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """A table's arrays as tensors of this program's dtype and device; categories as integers.
+
+        Where cells are missing (NaN; −1 for a category) the others are marked: "x.seen" is 1 for a seen cell,
+        of x's shape, and x is 0 elsewhere. A category that nothing depends on keeps its −1, which matches no
+        level.
+
+        Args:
+            arrays: name → rows.
+            holes: the names that are to be marked; default those that have a missing cell.
+
+        """
+        found: dict[str, Tensor] = {}
+        for name, array in arrays.items():
+            marked = name in holes if holes is not None else has_holes(array)
+            integer = array.dtype.kind in "iu"
+            if marked and not (integer and name not in self.inner):
+                seen = array >= 0 if integer else ~np.isnan(array)
+                array = np.where(seen, array, 0)
+                found[seen_key(name)] = torch.from_numpy(seen).to(self.device, self.dtype)
+            found[name] = self._tensor(array).to(self.device)
+        return found
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         # torch warns of arrays it must not write; nothing here writes.
@@ -183,7 +244,7 @@ class Program(nn.Module):
         return next(iter(self.state_dict().values()), torch.zeros((), dtype=torch.float64))
 
     def _plate(self, given: Mapping[str, Tensor], n: int | None, size: int | None) -> Any:
-        rows = {name: value.shape[0] for name, value in given.items()}
+        rows = {name: value.shape[0] for name, value in given.items() if "." not in name}
         if n is None and not rows:
             raise FitError("how many rows to draw? give n=, or data")
         if len({*rows.values(), *([] if n is None else [n])}) > 1:

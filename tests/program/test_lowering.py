@@ -16,7 +16,7 @@ from ppl_gen.declare.terms import By, Linear
 from ppl_gen.errors import FitError
 from ppl_gen.infer.algorithms import EM, SVI
 from ppl_gen.infer.em import run_em
-from ppl_gen.infer.enumeration import expectation_step
+from ppl_gen.infer.steps import expectation_step
 from ppl_gen.infer.svi import run_svi
 from ppl_gen.program.families.bernoulli import BernoulliVector
 from ppl_gen.program.families.categorical import CategoricalVector

@@ -37,6 +37,16 @@ class LazyDistribution(TorchDistribution):
 
     has_rsample = False
     arg_constraints: ClassVar[dict[str, Any]] = {}
+    seen: Tensor | None = None
+
+    def where_seen(self, seen: Tensor | None) -> Self:
+        """The distribution of the cells marked 1 in `seen` (N, D) alone, the others integrated out."""
+        if seen is None:
+            return self
+        new = type(self).__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        new.seen = seen
+        return new
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """The same parameters under a wider batch shape."""
@@ -67,6 +77,21 @@ def outer_log_prob(natural: Tensor, features: Tensor) -> Tensor:
     """(…E, 1, P) natural parameters and (P, N) features → (…E, N): one matrix product."""
     flat = natural.reshape(-1, natural.shape[-1]) @ features  # (E, N)
     return flat.reshape((*natural.shape[:-2], features.shape[-1]))
+
+
+def counted(columns: Tensor, seen: Tensor | None) -> Tensor:
+    """The features that count rows: one row of ones, or the marks of the cells that are seen, (1 or D, N)."""
+    return torch.ones_like(columns[:1]) if seen is None else seen.T
+
+
+def constants(each: Tensor, seen: Tensor | None) -> Tensor:
+    """The natural parameters that belong to `counted`: a sum over dimensions, or one number for each."""
+    return each.sum(-1, keepdim=True) if seen is None else each
+
+
+def summed_over_cells(each: Tensor, seen: Tensor | None) -> Tensor:
+    """Σ over the last axis, of the seen cells alone where there are marks."""
+    return each.sum(-1) if seen is None else (each * seen).sum(-1)
 
 
 def as_rows(value: Tensor) -> Tensor:
@@ -115,7 +140,7 @@ class Site:
     `parents` are the categorical parents whose joint table the statistics come in, with `levels[p]` the axes
     each one has; `tables[parameter]` lists the parents that a parameter itself is indexed by, `shared` the
     parameters that are one value for all dimensions, `fixed` those that no data can change, and `free` marks
-    the entries that may change where some are written and some are not.
+    the entries that may change where some are written and some are not. `priors` maps parameters to their priors.
     """
 
     def __init__(
@@ -126,6 +151,7 @@ class Site:
         shared: frozenset[str],
         fixed: frozenset[str],
         free: Mapping[str, Tensor],
+        priors: Mapping[str, Any] | None = None,
     ) -> None:
         self.sizes = sizes
         self.levels = dict(levels)
@@ -133,6 +159,7 @@ class Site:
         self.shared = shared
         self.fixed = fixed
         self.free = dict(free)
+        self.priors = dict(priors or {})
 
     def keep(self, parameter: str, new: Tensor, old: Tensor) -> Tensor:
         """The new values, but for entries that the declaration fixes."""
@@ -174,11 +201,13 @@ class Site:
 class Family(ABC):
     """One family of distributions, as the program and the M-step use it.
 
-    A subclass names its distribution's arguments, its sufficient statistics Φ(x) and how its parameters
-    maximise Σ w·log p (formula F7.3) given the sums Σ w·Φ.
+    A subclass names its distribution's arguments. With sufficient statistics Φ(x), and how its parameters
+    maximise Σ w·log p (formula F7.3) given the sums Σ w·Φ, its M-step is closed; without, Newton's method takes
+    its place (`infer.newton`).
     """
 
     reparameterised: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False  # whether the statistics depend on the current parameters
 
     def axes(self, parameter: str, sizes: Sizes) -> tuple[int, ...]:
         """The predictor's axes behind the parents': the dimension axis, then the parameter's own."""
@@ -188,17 +217,33 @@ class Family(ABC):
     def distribution(self, working: Mapping[str, Tensor], sizes: Sizes) -> TorchDistribution:
         """The Pyro distribution with these working parameters, each (*batch, *own axes)."""
 
-    @abstractmethod
-    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:
-        """Φ(x): values (N, D) → features (P, N)."""
+    def statistics(
+        self, value: Tensor, sizes: Sizes, dtype: torch.dtype, seen: Tensor | None = None
+    ) -> Tensor:
+        """Φ(x): values (N, D) → features (P, N); of the cells marked in `seen` (N, D) alone.
 
-    def expected_statistics(self, weights: Tensor, value: Tensor, sizes: Sizes) -> Tensor:
-        """Σ_n w_n Φ(x_n): weights (joint axes…, N) → (joint axes…, P)."""
-        features = self.statistics(value, sizes, weights.dtype)
+        By convention the first features count rows: one of them, or D where cells are marked.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no sufficient statistics")
+
+    def expected_statistics(
+        self,
+        weights: Tensor,
+        value: Tensor,
+        sizes: Sizes,
+        *,
+        seen: Tensor | None = None,
+        current: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Σ_n w_n Φ(x_n): weights (joint axes…, N) → (joint axes…, P).
+
+        `current` holds the working parameters over the joint table, for families whose statistics depend on
+        them.
+        """
+        features = self.statistics(value, sizes, weights.dtype, seen)
         flat = weights.reshape(-1, weights.shape[-1]) @ features.T
         return flat.reshape((*weights.shape[:-1], features.shape[0]))
 
-    @abstractmethod
     def maximise(
         self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
@@ -209,9 +254,12 @@ class Family(ABC):
         is added to the variance of a column that is constant in the data. The flag is a 0-dimensional bool:
         False where a scale collapsed.
         """
+        raise NotImplementedError(f"{type(self).__name__} has no closed-form M-step")
 
     def closed_form(self, partly_fixed: frozenset[str], shared: frozenset[str]) -> str | None:
         """None, or why these parameters have no closed-form M-step."""
+        if type(self).maximise is Family.maximise:
+            return f"{type(self).__name__.removesuffix('Family')} gives no sufficient statistics"
         return None
 
     def rescale(

@@ -18,8 +18,11 @@ from ppl_gen.program.families.base import (
     Sizes,
     as_rows,
     at_least_tiny,
+    constants,
+    counted,
     is_outer,
     outer_log_prob,
+    summed_over_cells,
 )
 
 
@@ -56,11 +59,10 @@ class BernoulliVector(LazyDistribution):
             self._validate_sample(value)
         rows, own = value.shape[:-1], self.logits.shape[:-1]
         if len(own) > 1 and is_outer(own, rows):
-            constant = -F.softplus(self.logits).sum(-1, keepdim=True)
-            natural = torch.cat([constant, self.logits], -1)
-            log_prob = outer_log_prob(natural, linear_features(as_rows(value)))
+            natural = torch.cat([constants(-F.softplus(self.logits), self.seen), self.logits], -1)
+            log_prob = outer_log_prob(natural, linear_features(as_rows(value), self.seen))
         else:
-            log_prob = (value * self.logits - F.softplus(self.logits)).sum(-1)
+            log_prob = summed_over_cells(value * self.logits - F.softplus(self.logits), self.seen)
         return self._over_batch(log_prob, rows)
 
 
@@ -80,15 +82,16 @@ def enumerated(table: Tensor, batch: torch.Size, expand: bool, event_dim: int) -
     return shaped.expand((table.shape[0], *batch, *event)) if expand else shaped
 
 
-def linear_features(value: Tensor) -> Tensor:
-    """(N, D) → (1 + D, N): 1, x."""
-    columns = value.T
-    return torch.cat([torch.ones_like(columns[:1]), columns])
+def linear_features(value: Tensor, seen: Tensor | None = None) -> Tensor:
+    """(N, D) → (1 + D, N): 1, x; with marks of the seen cells (2D, N), 0 where nothing is seen."""
+    columns = value.T if seen is None else (value * seen).T
+    return torch.cat([counted(columns, seen), columns])
 
 
 def weighted_mean(statistics: Tensor, current: Tensor, site: Site, parameter: str) -> Tensor:
     """Σ w x / Σ w of the features (1, x), over a parameter's own table; `current` where a class is empty."""
-    n, first = statistics[..., :1], statistics[..., 1:]
+    D = site.sizes.width
+    n, first = statistics.split([statistics.shape[-1] - D, D], -1)
     top, bottom = site.gather(first, parameter), site.gather(n.expand_as(first), parameter)
     if parameter in site.shared:
         top, bottom = top.sum(-1, keepdim=True), bottom.sum(-1, keepdim=True)
@@ -103,9 +106,11 @@ class BernoulliFamily(Family):
         (logits,) = working.values()
         return BernoulliVector(logits.expand((*logits.shape[:-1], sizes.width)))
 
-    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:
+    def statistics(
+        self, value: Tensor, sizes: Sizes, dtype: torch.dtype, seen: Tensor | None = None
+    ) -> Tensor:
         """1, x."""
-        return linear_features(value.to(dtype))
+        return linear_features(value.to(dtype), seen)
 
     def maximise(
         self,

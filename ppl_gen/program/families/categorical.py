@@ -38,8 +38,8 @@ class CategoricalVector(LazyDistribution):
 
     @constraints.dependent_property  # type: ignore[untyped-decorator]
     def support(self) -> Any:
-        """Integers 0..k−1."""
-        levels = constraints.integer_interval(0, self.logits.shape[-1] - 1)
+        """Integers 0..k−1, and −1 for a cell that is not seen."""
+        levels = constraints.integer_interval(-1, self.logits.shape[-1] - 1)
         return levels if self.scalar else constraints.independent(levels, 1)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
@@ -56,7 +56,7 @@ class CategoricalVector(LazyDistribution):
         return enumerated(table[:, 0] if self.scalar else table, self._batch_shape, expand, not self.scalar)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Σ_i log p_{i, x_i}."""
+        """Σ_i log p_{i, x_i}; a cell that is not seen (−1) adds nothing."""
         if self._validate_args:
             self._validate_sample(value)
         cells = value.unsqueeze(-1) if self.scalar else value  # (*rows, D)
@@ -69,7 +69,8 @@ class CategoricalVector(LazyDistribution):
             batch = torch.broadcast_shapes(rows, own)
             wide = logits.expand(batch + logits.shape[-2:])
             index = cells.expand(batch + cells.shape[-1:]).unsqueeze(-1)
-            log_prob = wide.gather(-1, index).squeeze(-1).sum(-1)
+            each = wide.gather(-1, index.clamp(min=0)).squeeze(-1)
+            log_prob = torch.where(cells >= 0, each, torch.zeros_like(each)).sum(-1)
         return self._over_batch(log_prob, rows)
 
 
@@ -94,8 +95,10 @@ class CategoricalFamily(Family):
             logits = logits.expand((*logits.shape[:-2], sizes.width, logits.shape[-1]))
         return CategoricalVector(logits, sizes.scalar)
 
-    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:
-        """Indicators of every level of every item."""
+    def statistics(
+        self, value: Tensor, sizes: Sizes, dtype: torch.dtype, seen: Tensor | None = None
+    ) -> Tensor:
+        """Indicators of every level of every item; none of a cell that is not seen."""
         assert sizes.k is not None
         cells = value.unsqueeze(-1) if sizes.scalar else value
         return one_hot_features(cells, sizes.k, dtype)
@@ -123,6 +126,7 @@ class CategoricalFamily(Family):
 
     def closed_form(self, partly_fixed: frozenset[str], shared: frozenset[str]) -> str | None:
         """A table of probabilities with some fixed entries is not separable."""
+        del shared
         return (
             f"{', '.join(sorted(partly_fixed))} of a Categorical is fixed in part" if partly_fixed else None
         )

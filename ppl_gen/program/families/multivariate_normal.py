@@ -142,7 +142,9 @@ class MultivariateNormalFamily(Family):
         loc = working["loc"].expand((*working["loc"].shape[:-1], sizes.width))
         return CholeskyNormal(loc, working["cov" if "cov" in working else "scale_tril"])
 
-    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:
+    def statistics(
+        self, value: Tensor, sizes: Sizes, dtype: torch.dtype, seen: Tensor | None = None
+    ) -> Tensor:
         """1, x, the lower triangle of x xᵀ."""
         return quadratic_features(value)
 

@@ -19,8 +19,11 @@ from ppl_gen.program.families.base import (
     about_middle,
     as_rows,
     at_least_tiny,
+    constants,
+    counted,
     is_outer,
     outer_log_prob,
+    summed_over_cells,
 )
 
 LOG_2PI = math.log(2 * math.pi)
@@ -65,16 +68,17 @@ class DiagonalNormal(LazyDistribution):
         own = torch.broadcast_shapes(self.loc.shape, self.scale.shape)[:-1]
         if len(own) > 1 and is_outer(own, rows):
             loc, centred = about_middle(self.loc, as_rows(value))
-            log_prob = outer_log_prob(self._natural(loc), normal_features(centred))
+            log_prob = outer_log_prob(self._natural(loc), normal_features(centred, self.seen))
         else:
             standard = (value - self.loc) / self.scale
-            log_prob = (-0.5 * standard**2 - self.scale.log() - 0.5 * LOG_2PI).sum(-1)
+            each = -0.5 * standard**2 - self.scale.log() - 0.5 * LOG_2PI
+            log_prob = summed_over_cells(each, self.seen)
         return self._over_batch(log_prob, rows)
 
     def _natural(self, loc: Tensor) -> Tensor:
         loc, scale = torch.broadcast_tensors(loc, self.scale)
         precision = scale**-2
-        constant = (-0.5 * loc**2 * precision - scale.log() - 0.5 * LOG_2PI).sum(-1, keepdim=True)
+        constant = constants(-0.5 * loc**2 * precision - scale.log() - 0.5 * LOG_2PI, self.seen)
         return torch.cat([constant, loc * precision, -0.5 * precision], -1)
 
 
@@ -86,10 +90,10 @@ def _kl(p: DiagonalNormal, q: DiagonalNormal) -> Tensor:
     return kl.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape, kl.shape))
 
 
-def normal_features(value: Tensor) -> Tensor:
-    """(N, D) → (1 + 2D, N): 1, x, x²."""
-    columns = value.T  # (D, N)
-    return torch.cat([torch.ones_like(columns[:1]), columns, columns * columns])
+def normal_features(value: Tensor, seen: Tensor | None = None) -> Tensor:
+    """(N, D) → (1 + 2D, N): 1, x, x²; with marks of the seen cells (3D, N), 0 where nothing is seen."""
+    columns = value.T if seen is None else (value * seen).T  # (D, N)
+    return torch.cat([counted(columns, seen), columns, columns * columns])
 
 
 class NormalFamily(Family):
@@ -104,16 +108,18 @@ class NormalFamily(Family):
             loc = loc.expand((*loc.shape[:-1], sizes.width))
         return DiagonalNormal(loc, scale)
 
-    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:
+    def statistics(
+        self, value: Tensor, sizes: Sizes, dtype: torch.dtype, seen: Tensor | None = None
+    ) -> Tensor:
         """1, x, x²."""
-        return normal_features(value)
+        return normal_features(value, seen)
 
     def maximise(
         self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Weighted mean, then weighted mean square about it; in turns where the two do not separate."""
         D = site.sizes.width
-        n, first, second = statistics.split([1, D, D], -1)
+        n, first, second = statistics.split([statistics.shape[-1] - 2 * D, D, D], -1)
         loc, scale = current["loc"], current["scale"]
         variance = scale**2
         cycles = 1 if "scale" in site.fixed or site.nested("scale", "loc") else ECM_CYCLES

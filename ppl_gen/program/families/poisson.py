@@ -15,8 +15,10 @@ from ppl_gen.program.families.base import (
     Site,
     Sizes,
     as_rows,
+    constants,
     is_outer,
     outer_log_prob,
+    summed_over_cells,
 )
 from ppl_gen.program.families.bernoulli import linear_features, weighted_mean
 
@@ -47,11 +49,11 @@ class PoissonVector(LazyDistribution):
             self._validate_sample(value)
         rows, own, log_rate = value.shape[:-1], self.rate.shape[:-1], self.rate.log()
         if len(own) > 1 and is_outer(own, rows):
-            natural = torch.cat([-self.rate.sum(-1, keepdim=True), log_rate], -1)
-            kernel = outer_log_prob(natural, linear_features(as_rows(value)))
+            natural = torch.cat([constants(-self.rate, self.seen), log_rate], -1)
+            kernel = outer_log_prob(natural, linear_features(as_rows(value), self.seen))
         else:
-            kernel = (value * log_rate - self.rate).sum(-1)
-        return self._over_batch(kernel - torch.lgamma(value + 1).sum(-1), rows)
+            kernel = summed_over_cells(value * log_rate - self.rate, self.seen)
+        return self._over_batch(kernel - summed_over_cells(torch.lgamma(value + 1), self.seen), rows)
 
 
 class PoissonFamily(Family):
@@ -62,9 +64,11 @@ class PoissonFamily(Family):
         rate = working["rate"]
         return PoissonVector(rate.expand((*rate.shape[:-1], sizes.width)))
 
-    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype) -> Tensor:
+    def statistics(
+        self, value: Tensor, sizes: Sizes, dtype: torch.dtype, seen: Tensor | None = None
+    ) -> Tensor:
         """1, x."""
-        return linear_features(value)
+        return linear_features(value, seen)
 
     def maximise(
         self,

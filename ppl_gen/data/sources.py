@@ -1,0 +1,339 @@
+"""Files of rows that are read a chunk at a time: Parquet, memory-mapped .npy, CSV."""
+
+from __future__ import annotations
+
+import glob
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ppl_gen.declare.declared import nearest
+from ppl_gen.errors import DataError
+
+CHUNK_BYTES = 16 * 2**20  # of float64 cells read at a time
+LARGEST_TABLE = 256 * 2**20  # bytes of cells, as float64, above which a file is streamed without being asked
+ENDINGS = (".parquet", ".pq", ".npy", ".csv", ".tsv")
+
+Place = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows in files, to be streamed: read a chunk at a time on every pass, never held as a whole.
+
+    A path alone is streamed where its rows would take more than 256 MiB; `Rows` streams whatever the size.
+
+    Args:
+        paths: a Parquet, .npy or CSV file; a folder or a pattern ("parts/*.parquet"); a list of files of one
+            form, whose rows follow one another; or {"x": "x.npy", …}, one .npy file a node.
+        chunk_rows: rows read at a time; default about 16 MiB of cells.
+
+    Raises DataError where `chunk_rows` is no whole number from 1.
+
+    Example:
+        >>> Rows("measurements.csv", chunk_rows=100_000)
+        Rows(paths='measurements.csv', chunk_rows=100000)
+
+    """
+
+    paths: Place | Sequence[Place] | Mapping[str, Place]
+    chunk_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        size = self.chunk_rows
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise DataError(f"Rows: chunk_rows must be a whole number from 1, not {size!r}")
+
+
+class Chunk(NamedTuple):
+    """Some rows as they lie in a file: a frame, an array, or arrays by node; `first` is their row there."""
+
+    file: str
+    first: int
+    cells: Any
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """Files of one form.
+
+    Args:
+        paths: the files, in the order of their rows.
+        chunk_rows: rows read at a time; None: what CHUNK_BYTES hold.
+        columns: which are read, by name; None: all.
+
+    """
+
+    paths: tuple[Path, ...]
+    chunk_rows: int | None = None
+    columns: tuple[str, ...] | None = None
+
+    def only(self, columns: Iterable[str]) -> Source:
+        """The same files, these columns alone."""
+        return replace(self, columns=tuple(columns))
+
+    @property
+    @abstractmethod
+    def bytes(self) -> int:
+        """What all cells take as float64, as nearly as can be told without reading them."""
+
+    @abstractmethod
+    def chunks(self) -> Iterator[Chunk]:
+        """All rows, in order."""
+
+    @abstractmethod
+    def whole(self) -> Any:
+        """All rows at once."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of how the files are read."""
+        return []
+
+    def rows_at_a_time(self, width: int) -> int:
+        """Rows of a chunk that is `width` cells wide."""
+        return self.chunk_rows or max(1, CHUNK_BYTES // (8 * max(width, 1)))
+
+
+class Parquet(Source):
+    """Parquet files, through pyarrow."""
+
+    @property
+    def bytes(self) -> int:
+        """Rows × columns × 8, from the files' footers."""
+        return sum(8 * meta.num_rows * meta.num_columns for meta in (_parquet(p).metadata for p in self.paths))
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Data frames, row group by row group."""
+        header = None
+        for path in self.paths:
+            file = _parquet(path)
+            names = file.schema_arrow.names
+            _same_header(path, names, header := header or names, self.paths[0])
+            wanted = None if self.columns is None else list(self.columns)
+            size = self.rows_at_a_time(len(wanted or names))
+            first = 0
+            with file:
+                for batch in file.iter_batches(batch_size=size, columns=wanted):
+                    yield Chunk(str(path), first, batch.to_pandas())
+                    first += batch.num_rows
+
+    def whole(self) -> pd.DataFrame:
+        """One data frame."""
+        return _joined([chunk.cells for chunk in self.chunks()])
+
+
+@dataclass(frozen=True)
+class Npy(Source):
+    """Arrays in .npy files: one after the other, or side by side where `nodes` names them."""
+
+    nodes: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Cells × 8, from the files' headers."""
+        return sum(8 * _mapped(path).size for path in self.paths)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Arrays, or arrays by node, copied from the mapped file."""
+        if self.nodes:
+            yield from self._side_by_side()
+            return
+        for path in self.paths:
+            length, size = len(_mapped(path)), self.rows_at_a_time(_width(path))
+            for first in range(0, length, size):
+                yield Chunk(str(path), first, _copied(path, first, size))
+
+    def whole(self) -> Any:
+        """One array, or arrays by node."""
+        if self.nodes:
+            return {node: np.load(path) for node, path in zip(self.nodes, self.paths, strict=True)}
+        return np.concatenate([np.load(path) for path in self.paths])
+
+    def _side_by_side(self) -> Iterator[Chunk]:
+        lengths = {path: len(_mapped(path)) for path in self.paths}
+        for path, length in lengths.items():
+            if length != lengths[self.paths[0]]:
+                raise DataError(
+                    f"{self.paths[0]} has {lengths[self.paths[0]]} rows and {path} has {length}; "
+                    "a row is one unit, all need as many"
+                )
+        size = self.rows_at_a_time(sum(_width(path) for path in self.paths))
+        for first in range(0, lengths[self.paths[0]], size):
+            pairs = zip(self.nodes, self.paths, strict=True)
+            cells = {node: _copied(path, first, size) for node, path in pairs}
+            yield Chunk(", ".join(map(str, self.paths)), first, cells)
+
+
+@dataclass(frozen=True)
+class Csv(Source):
+    """CSV files. `text` names columns whose cells are kept as they are written."""
+
+    text: frozenset[str] = frozenset()
+
+    READ: ClassVar[dict[str, Any]] = {"low_memory": False}
+
+    @property
+    def bytes(self) -> int:
+        """The files' own size: a written number is about as long as a float64."""
+        return sum(path.stat().st_size for path in self.paths)
+
+    def keeping(self, text: Iterable[str]) -> Csv:
+        """The same files, these columns read as text."""
+        return replace(self, text=self.text | frozenset(text))
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Data frames of `chunk_rows` lines; types are inferred chunk by chunk."""
+        header = None
+        for path in self.paths:
+            names = _csv_header(path)
+            _same_header(path, names, header := header or names, self.paths[0])
+            read = [name for name in names if name and (self.columns is None or name in self.columns)]
+            try:
+                with self._opened(path, read, self.rows_at_a_time(len(read))) as frames:
+                    first = 0
+                    for frame in frames:
+                        yield Chunk(str(path), first, frame[read])
+                        first += len(frame)
+            except (pd.errors.ParserError, UnicodeError, OSError) as error:
+                raise DataError(f"{path}: not readable as CSV: {error}") from error
+
+    def whole(self) -> pd.DataFrame:
+        """One data frame."""
+        return _joined([chunk.cells for chunk in replace(self, chunk_rows=2**62).chunks()])
+
+    @property
+    def notes(self) -> list[str]:
+        """An unnamed first column only counts the rows."""
+        unnamed = not _csv_header(self.paths[0])[0]
+        return ["the first column has no name (a row index, it seems) and is not read"] * unnamed
+
+    def _opened(self, path: Path, read: list[str], size: int) -> Any:
+        as_text = {name: str for name in read if name in self.text}
+        return pd.read_csv(
+            path,
+            sep=_separator(path),
+            usecols=read,
+            dtype=as_text,  # type: ignore[arg-type]
+            chunksize=min(size, 2**31 - 1),
+            low_memory=False,
+        )
+
+
+def open_rows(data: Place | Rows) -> Source:
+    """The files that a path or `Rows` means.
+
+    Raises:
+        DataError: nothing is there, or it is of a form that is not read.
+
+    """
+    rows = data if isinstance(data, Rows) else Rows(data)
+    if isinstance(rows.paths, Mapping):
+        nodes = tuple(map(str, rows.paths))
+        files = tuple(file for place in rows.paths.values() for file in _files(place))
+        if {file.suffix for file in files} != {".npy"} or len(files) != len(nodes):
+            raise DataError("Rows: each node needs one .npy file; other files hold the columns of several nodes")
+        return Npy(files, rows.chunk_rows, nodes=nodes)
+    places = [rows.paths] if isinstance(rows.paths, str | os.PathLike) else list(rows.paths)
+    files = tuple(file for place in places for file in _files(place))
+    forms = {_form(file) for file in files}
+    if len(forms) != 1:
+        raise DataError(f"Rows: files of one form are needed, not {', '.join(f.__name__ for f in forms) or 'none'}")
+    return forms.pop()(files, rows.chunk_rows)
+
+
+def _files(place: Place) -> list[Path]:
+    path = Path(place)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        for ending in ENDINGS:
+            if found := sorted(path.glob(f"*{ending}")):
+                return found
+        raise DataError(f"{path}: the folder has no file that ends in {', '.join(ENDINGS)}")
+    if found := sorted(Path(name) for name in glob.glob(str(place)) if Path(name).is_file()):
+        return found
+    beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+    raise DataError(f"{path}: no such file{nearest(path.name, beside)}")
+
+
+def _form(path: Path) -> type[Source]:
+    if path.suffix in (".parquet", ".pq"):
+        return Parquet
+    if path.suffix == ".npy":
+        return Npy
+    if path.suffix in (".xlsx", ".feather", ".npz", ".arrow"):
+        raise DataError(
+            f"{path}: CSV, Parquet and .npy files are read; load this one yourself and pass the frame or the array"
+        )
+    return Csv
+
+
+def _parquet(path: Path) -> Any:
+    try:
+        from pyarrow import ArrowInvalid
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise DataError(
+            f"{path}: Parquet files need pyarrow, which is not installed: pip install 'ppl_gen[parquet]'"
+        ) from None
+    try:
+        return ParquetFile(path, buffer_size=2**20)  # pages are read as they come, not a row group at once
+    except (ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not readable as Parquet: {error}") from error
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path}: not readable as an .npy file of numbers or text: {error}") from error
+    if array.ndim == 0:
+        raise DataError(f"{path}: holds one number, not rows")
+    return array
+
+
+def _copied(path: Path, first: int, size: int) -> NDArray[Any]:
+    # Mapped anew for every chunk: pages that were read count as ours until they are unmapped.
+    return np.array(_mapped(path)[first : first + size])
+
+
+def _width(path: Path) -> int:
+    return int(np.prod(_mapped(path).shape[1:], dtype=np.int64))
+
+
+def _separator(path: Path) -> str:
+    return "\t" if ".tsv" in path.suffixes else ","
+
+
+def _csv_header(path: Path) -> list[str]:
+    """The names in the first line; "" where there is none."""
+    try:
+        line = pd.read_csv(path, sep=_separator(path), header=None, nrows=1, dtype=str, keep_default_na=False)
+    except pd.errors.EmptyDataError as error:
+        raise DataError(f"{path}: the file is empty") from error
+    except (pd.errors.ParserError, UnicodeError, OSError) as error:
+        raise DataError(f"{path}: not readable as CSV: {error}") from error
+    names = [str(name) for name in line.iloc[0]]
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: column {twice[0]!r} stands more than once in the header")
+    if len(names) == 1 and (marks := [mark for mark in ";\t|" if mark in names[0]]):
+        raise DataError(f"{path}: columns seem to be separated by {marks[0]!r}, where a CSV file has commas")
+    return names
+
+
+def _same_header(path: Path, names: Sequence[str], header: Sequence[str], first: Path) -> None:
+    if sorted(names) != sorted(header):
+        raise DataError(f"{path}: its columns ({', '.join(names)}) are not those of {first} ({', '.join(header)})")
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)

@@ -1,0 +1,82 @@
+"""The learned parameters of all restarts as one vector each, and how far apart two of them are.
+
+Two vectors are compared in *measured* coordinates, where a difference of 1 means about the same everywhere:
+probabilities themselves instead of their logarithms (which run off to −∞ where a probability goes to 0),
+locations in their columns' spread, scales and rates by their logarithm.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ppl_gen.infer.enumeration import State
+from ppl_gen.program.program import Program
+
+LEAST_LOG = math.log(1e-300)  # where M-steps keep the logarithm of a probability of 0
+LEAST_SCALE = math.log(1e-12)  # below, a rate or scale is 0 for every purpose of comparison
+
+
+class Coordinates:
+    """(R, P) ⇄ {path: (R, …)}, of what is learned; what is not is the same for every restart.
+
+    Args:
+        program: gives the constraint that each table is kept under.
+        state: one state, no restart axis.
+
+    """
+
+    def __init__(self, program: Program, state: State) -> None:
+        learned = [path for path, _ in program.named_parameters() if path in state]
+        self.shapes = {path: state[path].shape for path in learned}
+        self.sizes = [math.prod(shape) for shape in self.shapes.values()]
+        self.rest = {path: value for path, value in state.items() if path not in self.shapes}
+        self.kinds: dict[str, str] = {}
+        for draw in program.generative.draws.values():
+            for slot in draw.slots.values():
+                self.kinds[f"generative.layers.{slot.layer}.table"] = slot.constraint.name
+
+    def flatten(self, state: State) -> Tensor:
+        """(R, P)."""
+        count = max((state[path].shape[0] for path in self.shapes), default=1)
+        leaves = [state[path].reshape(count, -1) for path in self.shapes]
+        return torch.cat(leaves, 1) if leaves else torch.zeros(count, 0)
+
+    def unflatten(self, flat: Tensor) -> State:
+        """States side by side, every leaf contiguous: a graph is recorded for each layout in memory."""
+        count = len(flat)
+        rest = {path: value.expand(count, *value.shape).contiguous() for path, value in self.rest.items()}
+        return rest | {
+            path: leaf.contiguous().reshape(count, *shape)
+            for (path, shape), leaf in zip(self.shapes.items(), flat.split(self.sizes, 1), strict=True)
+        }
+
+    def measured(self, flat: Tensor) -> Tensor:
+        """The same vectors in measured coordinates, (R, P)."""
+        leaves = flat.split(self.sizes, 1)
+        parts = [self._measure(*item) for item in zip(self.shapes.items(), leaves, strict=True)]
+        return torch.cat(parts, 1) if parts else flat
+
+    def inside(self, flat: Tensor) -> Tensor:
+        """An extrapolated vector brought back to where M-steps keep logarithms of probabilities."""
+        parts = []
+        for (path, shape), leaf in zip(self.shapes.items(), flat.split(self.sizes, 1), strict=True):
+            kind = self.kinds.get(path)
+            if kind == "simplex":
+                logits = leaf.reshape(-1, shape[-1]).log_softmax(-1)
+                leaf = logits.clamp(min=LEAST_LOG).reshape(leaf.shape)
+            elif kind == "unit_interval":
+                leaf = leaf.clamp(min=LEAST_LOG, max=-math.log(torch.finfo(leaf.dtype).eps))
+            parts.append(leaf)
+        return torch.cat(parts, 1) if parts else flat
+
+    def _measure(self, item: tuple[str, torch.Size], leaf: Tensor) -> Tensor:
+        path, shape = item
+        kind = self.kinds.get(path)
+        if kind == "simplex":
+            return leaf.reshape(-1, shape[-1]).softmax(-1).reshape(leaf.shape)
+        if kind == "unit_interval":
+            return leaf.sigmoid()
+        return leaf.clamp(min=LEAST_SCALE) if kind == "positive" else leaf

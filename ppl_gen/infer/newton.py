@@ -1,0 +1,152 @@
+"""The M-step of any parameter that has no closed form: Newton's method on Q, by automatic differentiation.
+
+Q(θ̃, θ) = Σ_d E[log p(x_d, z; θ)] under the posterior at θ̃ (F6) is a sum over rows, and so are its gradient and
+Hessian at θ = θ̃: they are the statistics of this M-step. One step of Newton's method then climbs Q, and with it
+the log-likelihood, whose gradient at θ̃ is the same (Fisher's identity). A full step may overshoot: whoever runs EM
+halves it until the log-likelihood does not fall.
+
+Reference: Lange (1995), A gradient algorithm locally equivalent to the EM algorithm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ppl_gen.infer.enumeration import State
+from ppl_gen.infer.obstacles import m_step_obstacle
+from ppl_gen.program.half import Draw
+from ppl_gen.program.layers import Table
+from ppl_gen.program.program import Program
+
+MOST_PARAMETERS = 300  # of one group: a Hessian of more is dearer than many gradients
+LEAST_CURVATURE = 1e-7  # of the largest: directions that Q does not see stay where they are
+LONGEST = 1.0  # nats a row that a step may promise, lest it leave where the quadratic is any guide
+
+
+@dataclass(frozen=True)
+class Group:
+    """Nodes that are maximised together, because they share parameters or one of them has no closed form."""
+
+    sites: tuple[str, ...]
+    paths: tuple[str, ...]
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Its key among the statistics: no node can be called so."""
+        return " + ".join(("Newton", *self.sites))
+
+
+def groups(program: Program) -> tuple[Group, ...]:
+    """The nodes without a closed form, those that share parameters side by side."""
+    used = {name: _layers_of(program, draw) for name, draw in program.generative.draws.items()}
+    joined: list[list[str]] = []
+    for name, layers in used.items():
+        linked = [group for group in joined if any(layers & used[other] for other in group)]
+        joined = [group for group in joined if group not in linked]
+        joined.append([*(other for group in linked for other in group), name])
+    draws = program.generative.draws
+    learned = dict(program.named_parameters())
+    found = []
+    for names in joined:
+        layers = set().union(*(used[name] for name in names))
+        paths = tuple(p for p in learned if any(p.startswith(f"generative.layers.{key}.") for key in layers))
+        needed = len(names) > 1 or m_step_obstacle(program, draws[names[0]]) is not None
+        if needed and paths:
+            found.append(Group(tuple(names), paths, sum(learned[path].numel() for path in paths)))
+    return tuple(found)
+
+
+def _layers_of(program: Program, draw: Draw) -> set[str]:
+    """The learned layers that a node's density depends on, named terms included."""
+    half = program.generative
+    found = {slot.layer for slot in draw.slots.values()}
+    pending = [name for slot in draw.slots.values() for name in slot.term.parents()]
+    while pending:
+        name = pending.pop()
+        if name in half.terms:
+            found.add(f"{name}:")
+            pending.extend(half.terms[name].parents())
+    return {key for key in found if key in half.layers and any(True for _ in half.layers[key].parameters())}
+
+
+def statistics(
+    program: Program, group: Group, state: State, values: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Gradient (P,) and Hessian (P, P) of the group's part of Q, and the rows behind them.
+
+    Args:
+        program: the model.
+        group: P parameters.
+        state: where to differentiate.
+        values: of all nodes, enumerated ones at each of theirs.
+        expected: by site the posterior probability of each entry of its log p, times the row's weight.
+
+    """
+
+    def q(flat: Tensor) -> Tensor:
+        moved = {**state, **_parts(group, state, flat)}
+        total = flat.new_zeros(())
+        for name in group.sites:
+            log_p = torch.func.functional_call(program, moved, ("density", name, values))
+            total = total + (expected[name] * log_p).sum()
+        return total
+
+    flat = torch.cat([state[path].reshape(-1) for path in group.paths])
+    gradient = torch.func.grad(q)
+    return {
+        "gradient": gradient(flat),
+        "hessian": torch.func.jacfwd(gradient)(flat),
+        "count": expected[group.sites[0]].sum(),
+    }
+
+
+def step(
+    program: Program,
+    group: Group,
+    state: State,
+    found: Mapping[str, Tensor],
+    bounds: Mapping[str, tuple[Tensor, Tensor]],
+) -> tuple[State, Tensor]:
+    """One step of Newton's method, curvature made positive: the moved parameters, and whether they are regular.
+
+    Parameters are first brought to unit curvature, so that their units do not matter.
+    """
+    gradient, hessian, count = found["gradient"], found["hessian"], found["count"]
+    finite = gradient.isfinite().all() & hessian.isfinite().all()
+    diagonal = hessian.diagonal().abs().sqrt()
+    unit = torch.where(finite & (diagonal > 0), diagonal, 1.0)
+    scaled = -hessian / (unit.unsqueeze(-1) * unit)
+    eye = torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
+    curvature, axes = torch.linalg.eigh(torch.where(finite, scaled, eye))
+    curvature = curvature.abs()
+    curvature = curvature.clamp(min=LEAST_CURVATURE * curvature.amax().clamp(min=1e-300))
+    along = axes.mT @ torch.where(finite, gradient / unit, 0.0)
+    move = (axes @ (along / curvature)) / unit
+    promised = (along**2 / curvature).sum() / count.clamp(min=1e-300)
+    move = move * (LONGEST / promised.clamp(min=LONGEST)).sqrt()
+    flat = torch.cat([state[path].reshape(-1) for path in group.paths])
+    moved = _parts(group, state, flat + move)
+    return moved, finite & _regular(program, group, {**state, **moved}, bounds)
+
+
+def _parts(group: Group, state: State, flat: Tensor) -> State:
+    parts = flat.split([state[path].numel() for path in group.paths])
+    return {path: part.reshape(state[path].shape) for path, part in zip(group.paths, parts, strict=True)}
+
+
+def _regular(
+    program: Program, group: Group, state: State, bounds: Mapping[str, tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Whether no scale of real columns has collapsed below its floor."""
+    sound = [torch.ones((), dtype=torch.bool, device=next(iter(state.values())).device)]
+    for name in group.sites:
+        slot = program.generative.draws[name].slots.get("scale")
+        if slot is not None and isinstance(program.generative.layers[slot.layer], Table):
+            scale = slot.constraint.working(state[f"generative.layers.{slot.layer}.table"])
+            sound.append((scale**2 >= bounds[name][0].amin()).all())
+    return torch.stack(sound).all()

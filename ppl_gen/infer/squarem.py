@@ -1,0 +1,34 @@
+"""SQUAREM: the steps of a slow EM extrapolated (Varadhan & Roland 2008, scheme S3).
+
+With θ₁ = M(θ₀), θ₂ = M(θ₁), r = θ₁ − θ₀ and v = (θ₂ − θ₁) − r, the next point is θ₀ − 2α r + α² v at
+α = −‖r‖/‖v‖. At α = −1 that is θ₂, a plain step. It is a proposal: whoever evaluates it takes it only where the
+log-likelihood has not fallen, and θ₂ otherwise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ppl_gen.infer.coordinates import Coordinates
+
+LONGER = 4.0  # by which the longest step allowed grows when it was reached and taken, and shrinks when refused
+
+
+def extrapolate(
+    coordinates: Coordinates, base: Tensor, first: Tensor, second: Tensor, longest: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The proposal of every restart, (R, P), and its step length |α| from 1 to `longest`, (R,).
+
+    The step length is found in measured coordinates, where a probability on its way to 0 is as good as there;
+    the step itself is taken in the predictor's, which has no edge to fall over.
+
+    Reference: Varadhan & Roland (2008), https://doi.org/10.1111/j.1467-9469.2007.00585.x
+    """
+    start, middle, end = (coordinates.measured(flat) for flat in (base, first, second))
+    r, v = middle - start, end - 2 * middle + start
+    length = r.norm(dim=1) / v.norm(dim=1).clamp(min=torch.finfo(r.dtype).tiny)
+    length = torch.minimum(length.nan_to_num(nan=1.0).clamp(min=1.0), longest)
+    step = length[:, None]
+    proposal = base + 2 * step * (first - base) + step**2 * (second - 2 * first + base)
+    return torch.where(step > 1, coordinates.inside(proposal), second), length
