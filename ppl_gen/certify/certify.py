@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from ppl_gen import reference
-from ppl_gen.certify import bounds, edges, evidence, lines
+from ppl_gen.certify import bounds, edges, evidence, lines, louis
 from ppl_gen.certify.certificate import Certificate, Line
-from ppl_gen.certify.subject import Subject, subject_of
+from ppl_gen.certify.subject import Subject, first_rows, subject_of
 from ppl_gen.data.moments import constant
 from ppl_gen.data.table import Table
 from ppl_gen.infer.route import em_obstacle
@@ -18,6 +18,8 @@ from ppl_gen.infer.run import Run
 from ppl_gen.infer.status import Status
 from ppl_gen.program.program import Program
 
+LOUIS_ROWS = 300  # of the rows looked at: the identity holds row by row
+MOST_LEARNED = 200  # numbers beyond which a matrix of second derivatives is no small thing any more
 BOUND_DRAWS = 10  # draws a row of the bound that the importance-weighted log p(x) is held against
 
 
@@ -25,7 +27,8 @@ def certify(program: Program, run: Run, table: Table, *, seed: int = 0) -> Certi
     """Hold a fit against the formulas, on at most 1 000 of its rows, in float64.
 
     Lines: `ascent` (F6), `objective` (F1, F9.7), `responsibilities` (F7.1; discrete latents only),
-    `closed form` (F9.5; normal latents only), `gap` (F2, E1, E3), `gradient`, `modes`, `boundaries`.
+    `closed form` (F9.5; normal latents only), `gap` (F2, E1, E3), `information` (Louis' identity; discrete latents
+    only), `gradient`, `modes`, `boundaries`.
 
     Args:
         program: with the run's parameters loaded.
@@ -49,11 +52,11 @@ def certify(program: Program, run: Run, table: Table, *, seed: int = 0) -> Certi
         >>> _ = program.load_state_dict(run.state)
         >>> certificate = certify(program, run, table)
         >>> certificate.ok, [line.name for line in certificate.lines if line.ok]
-        (True, ['ascent', 'objective', 'responsibilities', 'gap', 'gradient'])
+        (True, ['ascent', 'objective', 'responsibilities', 'gap', 'information', 'gradient'])
 
     """
     subject = subject_of(program, table, seed)
-    made = _exact_lines(subject) if subject.exact else _sampled_lines(subject, seed)
+    made = _exact_lines(subject, seed) if subject.exact else _sampled_lines(subject, seed)
     stepwise = subject.exact and _by_em(run)
     return Certificate(
         (
@@ -89,12 +92,13 @@ def _ascent(program: Program, run: Run, stepwise: bool, n_units: int) -> Line:
     return lines.ascent(run.history, n_units, rounding)
 
 
-def _exact_lines(subject: Subject) -> Iterator[tuple[str, Callable[[], Line]]]:
+def _exact_lines(subject: Subject, seed: int) -> Iterator[tuple[str, Callable[[], Line]]]:
     """Discrete latents, summed out: the posterior is exact."""
     yield "objective", lambda: _enumerated_objective(subject)
     if subject.program.enumerated:
         yield "responsibilities", lambda: _responsibilities(subject)
     yield "gap", lambda: _exact_gap(subject)
+    yield "information", lambda: _information(subject, seed)
 
 
 def _enumerated_objective(subject: Subject) -> Line:
@@ -115,6 +119,21 @@ def _exact_gap(subject: Subject) -> Line:
     table = bounds.exact_table(subject)
     bound = reference.lower_bound(table, evidence.posterior(subject))
     return lines.exact_gap(reference.log_marginal(table), bound)
+
+
+def _information(subject: Subject, seed: int) -> Line:
+    learned = sum(p.numel() for p in subject.program.generative.parameters())
+    if learned > MOST_LEARNED:
+        text = f"not computed: {learned} learned numbers, and no more than {MOST_LEARNED} are looked at here"
+        return Line("information", None, float("nan"), None, text)
+    few = first_rows(subject, LOUIS_ROWS)
+    phi, matrix = evidence.information(few)
+    if not phi.count:
+        return Line("information", None, float("nan"), None, "no number is free to move")
+    found = louis.directions(matrix, LOUIS_ROWS, seed)
+    exact = np.array([louis.along(few, phi, direction) for direction in found])
+    curvature = np.einsum("vp,pq,vq->v", found, matrix, found)
+    return lines.information(curvature, exact[:, 0], exact[:, 1], louis.rounding(few))
 
 
 def _sampled_lines(subject: Subject, seed: int) -> Iterator[tuple[str, Callable[[], Line]]]:

@@ -26,8 +26,11 @@ from ppl_gen.infer.enumeration import log_marginal as enumerated_log_marginal
 from ppl_gen.infer.enumeration import posterior_marginals
 from ppl_gen.infer.enumeration import site_log_probs as enumerated_log_probs
 from ppl_gen.infer.gradient import mean_gradient as standard_gradient
+from ppl_gen.infer.identified import Identified, identified
 from ppl_gen.infer.importance import importance_log_likelihood
+from ppl_gen.infer.information import information_at
 from ppl_gen.program.lowering import pyro_scope
+from ppl_gen.program.marks import has_holes
 
 CELLS = 4_000_000  # numbers of one tensor held at a time
 BLOCK = 16_384
@@ -173,6 +176,15 @@ def importance_weighted(subject: Subject, seed: int, draws: int = 100) -> tuple[
         for start in range(0, n, step)
     ]
     return _array(torch.cat([p for p, _ in parts])), _array(torch.cat([e for _, e in parts]))
+
+
+def information(subject: Subject) -> tuple[Identified, Array]:
+    """−∇² Σ_d log p(x_d) over the subject's rows, and the predictors it is in: (P, P)."""
+    n = len(next(iter(subject.rows.values())))
+    holes = frozenset(name for name, array in subject.rows.items() if has_holes(array))
+    phi = identified(subject.program, subject.state, n)
+    table = Table(subject.program.schema, subject.rows, n, holes=holes)
+    return phi, information_at(phi, table, prior=False)
 
 
 def gradient_norm_in_standard_units(subject: Subject, table: Table) -> float:

@@ -15,6 +15,7 @@ from ppl_gen.certify.predictors import Array
 from ppl_gen.infer.run import Mode
 
 ROUNDING = 1e-10
+LOUIS = 1e-5  # of the terms that cancel: what differences of five values leave
 GRADIENT = 1e-3  # nats per row and unit: EM that stops at 1e-8 nats a row ends well inside
 ERRORS = 3  # standard errors by which an estimate may miss
 
@@ -91,6 +92,18 @@ def exact_gap(log_p: Array, bound: Array) -> Line:
         mean = float(np.mean(log_p - bound))
         text = f"log p(x) − LB is not zero on every row, {mean:.3g} nats in the mean: q is not the posterior"
     return Line("gap", ok, value, limit, text)
+
+
+def information(found: Array, louis: Array, sizes: Array, rounding: float) -> Line:
+    """The curvature of Σ_d log p(x_d) along some directions, and Louis' identity's; `sizes` of its terms."""
+    value = farthest(found / sizes, louis / sizes)
+    limit = LOUIS + rounding
+    ok = bool(value <= limit)
+    text = (
+        "the observed information is that of Louis' identity, E[complete] − Var[complete score], along "
+        f"{len(found)} random directions; value: the largest relative difference"
+    )
+    return Line("information", ok, value, limit, text if ok else f"not so: {text}")
 
 
 def affine_gap(log_p: Array, bound: Array, kl: Array, decoder_error: float) -> Line:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,3 +102,8 @@ def subject_of(program: Program, table: Table, seed: int, state: Mapping[str, An
         guide=Evaluation(spec, schema, numbers, exact.guide_spec),
         n_units=table.n_units,
     )
+
+
+def first_rows(subject: Subject, most: int) -> Subject:
+    """The subject on its first rows."""
+    return replace(subject, rows={name: array[:most] for name, array in subject.rows.items()})

@@ -58,13 +58,10 @@ def equal_lengths(lengths: Mapping[str, int]) -> int:
 
 
 def finite(node: str, columns: Sequence[str], cells: Cells) -> None:
-    """Refuse NaN and infinity; `cells` is (N, width)."""
-    # min and max pass a NaN on, so sound data are read twice and nothing is allocated.
-    with np.errstate(invalid="ignore"):
-        if np.isfinite(cells.min()) and np.isfinite(cells.max()):
-            return
-    if (hit := _first(cells, np.isnan)) is not None:
-        raise missing(columns[hit[1]], node, count=hit[2], row=hit[0])
+    """Refuse infinity; `cells` is (N, width), NaN where missing."""
+    # fmin and fmax skip NaN, so sound data are read twice and nothing is allocated.
+    if not (np.isinf(np.fmin.reduce(cells, axis=None)) or np.isinf(np.fmax.reduce(cells, axis=None))):
+        return
     row, column, count = _first(cells, np.isinf) or (0, 0, 0)
     raise DataError(
         f"{where(columns[column], node)} has {_times(count, 'infinite value')}, the first {at(row)}: "
@@ -72,29 +69,28 @@ def finite(node: str, columns: Sequence[str], cells: Cells) -> None:
     )
 
 
-def missing(column: str, node: str, *, count: int, row: int) -> DataError:
-    """The error for holes in the data."""
+def missing(column: str, node: str, *, count: int, row: int, why: str) -> DataError:
+    """The error for holes in the data where there may be none; `why` not, and what to do."""
     return DataError(
-        f"{where(column, node)} has {_times(count, 'missing value')} (NaN or blank), the first {at(row)}; "
-        "missing data are not supported yet: drop those rows or fill them in"
+        f"{where(column, node)} has {_times(count, 'missing value')} (NaN or blank), the first {at(row)}; {why}"
     )
 
 
 def binary(node: str, columns: Sequence[str], cells: Cells) -> None:
-    """Refuse anything but 0 and 1."""
-    _refuse(node, columns, cells, lambda x: (x != 0) & (x != 1), "Bernoulli takes 0 and 1")
+    """Refuse anything but 0, 1 and missing."""
+    _refuse(node, columns, cells, lambda x: (x != 0) & (x != 1) & ~np.isnan(x), "Bernoulli takes 0 and 1")
 
 
 def counts(node: str, columns: Sequence[str], cells: Cells) -> None:
     """Refuse negative and fractional counts."""
     _refuse(node, columns, cells, lambda x: x < 0, "counts are 0, 1, 2, ...")
-    _refuse(node, columns, cells, lambda x: np.floor(x) != x, "counts are whole numbers")
+    _refuse(node, columns, cells, lambda x: (np.floor(x) != x) & ~np.isnan(x), "counts are whole numbers")
 
 
-def enough_rows(roles: Roles, k: Mapping[str, int], n_rows: int) -> None:
-    """Refuse to fit more classes than there are rows."""
+def enough_rows(roles: Roles, k: Mapping[str, int], n_rows: int, total: float) -> None:
+    """Refuse to fit more classes than there are rows; a row of weight w stands for w."""
     for name in roles.latent:
-        if k.get(name, 0) > n_rows:
+        if k.get(name, 0) > max(n_rows, total):
             rows = _times(n_rows, "row")
             raise DataError(
                 f"{name!r} has {k[name]} classes and the data {rows}: there must be no more classes than rows"
@@ -110,7 +106,7 @@ def constant_columns(
         spec: the declaration.
         schema: with its roles and columns settled.
         n_rows: their number.
-        same: by node, which columns hold one value only, (width,).
+        same: by node, which columns hold one value only where they hold any, (width,).
 
     """
     notes = []

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ppl_gen.data.checks import at, listed, where
-from ppl_gen.data.raw import Raw, frame_columns, header_of, is_numeric, raw_entry
+from ppl_gen.data.raw import Raw, blank, frame_columns, header_of, is_numeric, raw_entry
 from ppl_gen.data.schema import Schema
 from ppl_gen.declare.declared import nearest
 from ppl_gen.declare.spec import Spec
@@ -150,10 +150,12 @@ def _all_to_the_leaf(frame: nw.DataFrame[Any], spec: Spec, header: Mapping[str, 
 
 def _not_spoilt(leaf: str, name: str, cells: Any) -> None:
     """A column of numbers with a few words in it must not silently count as text."""
+    lost = blank(cells)
     parsed = np.asarray(pd.to_numeric(pd.Series(cells), errors="coerce").notna())
-    if cells.dtype.kind in "OUS" and parsed.mean() >= 0.5:
-        row = int((~parsed).argmax())
-        what = "its numbers are written as text" if parsed.all() else f"has {cells[row]!r} {at(row)}"
+    if cells.dtype.kind in "OUS" and parsed.any() and parsed[~lost].mean() >= 0.5:
+        bad = ~parsed & ~lost
+        row = int(bad.argmax())
+        what = f"has {cells[row]!r} {at(row)}" if bad.any() else "its numbers are written as text"
         raise DataError(
             f"{where(name, leaf)} is numeric in most rows, but {what}: "
             "correct it, or list the columns to read under columns:"

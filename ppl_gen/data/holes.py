@@ -99,7 +99,9 @@ def some_value(spec: Spec, name: str, columns: Sequence[str], lost: Mask, counts
         return
     rows = "any row" if counts is None or lost.all(axis=0).any() else "any row of weight above 0"
     latent = "" if name in spec.leaves else f", and {name!r} is latent"
-    raise DataError(f"{where(columns[int(empty.argmax())], name)} has no value in {rows}: leave it out{latent}")
+    raise DataError(
+        f"{where(columns[int(empty.argmax())], name)} has no value in {rows}: leave it out{latent}"
+    )
 
 
 def empty_rows(observed: Sequence[str], lost: Mapping[str, Mask | None]) -> list[str]:
@@ -112,4 +114,6 @@ def empty_rows(observed: Sequence[str], lost: Mapping[str, Mask | None]) -> list
     if not count:
         return []
     rows = "1 row has" if count == 1 else f"{count} rows have"
-    return [f"{rows} no observed value, the first {at(int(bare.argmax()))}: kept, but nothing is learned there"]
+    return [
+        f"{rows} no observed value, the first {at(int(bare.argmax()))}: kept, but nothing is learned there"
+    ]

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ppl_gen.data.checks import at, listed, missing, where
-from ppl_gen.data.schema import Level
+from ppl_gen.data.checks import at, listed, where
+from ppl_gen.data.schema import Level, are_codes
 from ppl_gen.errors import DataError
 
 
 @dataclass(frozen=True)
 class Distinct:
-    """One column as its sorted distinct values and, for each row, which of them it is."""
+    """One column as its sorted distinct values and, for each row, which of them it is; -1 where missing."""
 
     node: str
     column: str
@@ -26,7 +26,7 @@ class Distinct:
     @property
     def whole(self) -> tuple[int, ...] | None:
         """The values as integers ≥ 0, if that is what they are; booleans are not."""
-        if all(type(value) is int and value >= 0 for value in self.values):
+        if self.values and all(type(value) is int and value >= 0 for value in self.values):
             return self.values  # type: ignore[return-value]
         return None
 
@@ -42,14 +42,16 @@ def distinct(node: str, column: str, cells: NDArray[Any]) -> Distinct:
     Args:
         node: whose column it is, for messages.
         column: its name.
-        cells: (N,), of any type that holds text, booleans or numbers. Whole floats count as integers.
+        cells: (N,), of any type that holds text, booleans or numbers. Whole floats count as integers; None,
+            NaN and blank text are missing.
 
     Raises:
-        DataError: a cell is missing, blank, infinite, or neither text nor a number.
+        DataError: a cell is infinite, or neither text nor a number.
 
     Example:
-        >>> distinct("c", "c", np.array(["b", "a", "b"])).values
-        ('a', 'b')
+        >>> column = distinct("c", "c", np.array(["b", "a", None, "b"], dtype=object))
+        >>> column.values, column.index
+        (('a', 'b'), array([ 1,  0, -1,  1]))
 
     """
     if cells.dtype.kind not in "OUSbiuf":
@@ -61,21 +63,22 @@ def distinct(node: str, column: str, cells: NDArray[Any]) -> Distinct:
     except TypeError as error:
         raise DataError(f"{where(column, node)} holds lists; categories are text or numbers") from error
     values = [_level(node, column, value) for value in found.tolist()]
-    blank = [i for i, value in enumerate(values) if isinstance(value, str) and not value.strip()]
-    holes = np.isin(index, [-1, *blank])
-    if holes.any():
-        raise missing(column, node, count=int(holes.sum()), row=int(holes.argmax()))
-    order = sorted(range(len(values)), key=lambda i: (isinstance(values[i], str), values[i]))
-    place = np.empty(len(values), dtype=np.int64)
-    place[order] = np.arange(len(values))
+    named = [i for i, value in enumerate(values) if not isinstance(value, str) or value.strip()]
+    order = sorted(named, key=lambda i: (isinstance(values[i], str), values[i]))
+    place = np.full(
+        len(values) + 1, -1, dtype=np.int64
+    )  # its last entry is for the index -1 of a missing cell
+    place[order] = np.arange(len(order))
     return Distinct(node, column, tuple(values[i] for i in order), place[index])
 
 
 def learn_levels(columns: list[Distinct], k: int | None) -> tuple[list[tuple[Level, ...] | None], int]:
     """The levels of each column of one node (`None`: cells are codes already) and the number of categories.
 
-    With k declared, a column whose values are all integers in 0..k−1 stays as it is. Without, one that shows
-    exactly 0..max does; so does, beside such a column, one that shows only some of the same integers.
+    With k declared, the cells of a column whose values are all integers in 0..k−1 stay as they are. Without,
+    those of one that shows exactly 0..max do; so do, beside such a column, those of one that shows only some
+    of the same integers. Of several columns, one that shows no integer above m−1 < k−1 has the levels 0..m−1:
+    it has as many as it would have written in words.
 
     Raises:
         DataError: a column has more levels than the declared k.
@@ -87,24 +90,25 @@ def learn_levels(columns: list[Distinct], k: int | None) -> tuple[list[tuple[Lev
     else:
         bound = k
     levels: list[tuple[Level, ...] | None] = []
-    most = bound
     for own in columns:
         whole = own.whole
         if whole is not None and whole[-1] < bound:
-            levels.append(None)
+            levels.append(tuple(range(whole[-1] + 1)))
             continue
         if k is not None and len(own.values) > k:
             raise DataError(
                 f"{where(own.column, own.node)} has {len(own.values)} levels and {own.node!r} is declared "
                 f"with {k} categories: {listed(map(repr, own.values))}"
+                f"{'; a cell without a label is blank or NaN, not -1' if -1 in own.values else ''}"
             )
         levels.append(own.values)
-        most = max(most, len(own.values))
-    return levels, most
+    most = max([bound, *(len(own) for own in levels if own is not None)])
+    single = len(columns) == 1  # a declared k is then said of this very column
+    return [None if are_codes(own) and (single or len(own) == most) else own for own in levels], most
 
 
 def encode(own: Distinct, levels: tuple[Level, ...] | None, k: int) -> NDArray[np.int64]:
-    """The codes of one column under levels that are already known, (N,).
+    """The codes of one column under levels that are already known, (N,); -1 where missing.
 
     Raises:
         DataError: a value is none of the levels; it is named with its row and the levels there are.
@@ -113,10 +117,11 @@ def encode(own: Distinct, levels: tuple[Level, ...] | None, k: int) -> NDArray[n
     known: dict[Any, int] = (
         {i: i for i in range(k)} if levels is None else {v: i for i, v in enumerate(levels)}
     )
-    table = np.array([known.get(value, -1) for value in own.values], dtype=np.int64)
+    # Its last entry is for the index -1 of a missing cell.
+    table = np.array([*(known.get(value, -2) for value in own.values), -1], dtype=np.int64)
     codes: NDArray[np.int64] = table[own.index]
-    if (table < 0).any():
-        unseen = codes < 0
+    if (table == -2).any():
+        unseen = codes == -2
         row, count = int(unseen.argmax()), int(unseen.sum())
         choices = f"the integers 0 to {k - 1}" if levels is None else listed(map(repr, levels))
         raise DataError(

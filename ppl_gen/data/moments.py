@@ -2,57 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_CELLS = 1 << 18
 
+Cells = NDArray[np.float64]
 
-def centre_and_spread(cells: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population standard deviation of each column.
+
+def centre_and_spread(
+    cells: Cells, weights: Cells | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population standard deviation of each column, over the cells it has.
 
     x is divided by a power of two near max|x| (exact, and squares neither overflow nor vanish), the first
-    row is taken off (so that an offset costs no digits), and the variance is the corrected two-pass one,
-    [Σ(t−m)² − (Σ(t−m))²/N] / N (Chan, Golub and LeVeque 1983, https://doi.org/10.2307/2683386).
+    cell is taken off (so that an offset costs no digits), and the variance is the corrected two-pass one,
+    [Σ w(t−m)² − (Σ w(t−m))²/W] / W with W = Σ w over the cells that are there (Chan, Golub and LeVeque 1983,
+    https://doi.org/10.2307/2683386).
 
     Args:
-        cells: (N, width), finite, N ≥ 1. Blocks of rows are copied, never all of them.
+        cells: (N, width), finite or NaN; each column with a cell in a row that counts. Blocks of rows are
+            copied, and all rows only where some have weight 0.
+        weights: how often each row counts, (N,), not all 0; None: once.
 
     Returns:
         The means and the standard deviations; 1.0 where a column is constant.
 
     Example:
         >>> import numpy as np
-        >>> centre_and_spread(np.array([[1e8, 5.0], [1e8 + 2, 5.0]]))
+        >>> centre_and_spread(np.array([[1e8, 5.0], [1e8 + 2, np.nan]]))
         ((100000001.0, 5.0), (1.0, 1.0))
 
     """
-    n_rows, width = cells.shape
-    low, high = cells.min(axis=0), cells.max(axis=0)  # (width,)
+    if weights is not None:
+        counts = weights > 0
+        if not counts.all():
+            cells, weights = cells[counts], weights[counts]
+        weights = np.ldexp(weights, -np.frexp(weights.max())[1])  # exact, and no sum overflows
+    low, high = np.fmin.reduce(cells, axis=0), np.fmax.reduce(cells, axis=0)  # (width,)
     exponent = np.frexp(np.maximum(np.abs(low), np.abs(high)))[1]
     factor = np.ldexp(1.0, -np.clip(exponent, -1000, 1000))  # clipped: 2^1074 is not a float
-    shift = cells[0] * factor
-    step = max(1, BLOCK_CELLS // width)
-    starts = range(0, n_rows, step)
-    mean = sum((_scaled(cells, i, step, factor, shift).sum(axis=0) for i in starts), np.zeros(width)) / n_rows
-    first, second = np.zeros(width), np.zeros(width)
-    for start in starts:
-        rest = _scaled(cells, start, step, factor, shift) - mean
-        first += rest.sum(axis=0)
-        second += np.einsum("nd,nd->d", rest, rest)
-    spread = np.sqrt(np.maximum(second - first**2 / n_rows, 0.0) / n_rows) / factor
-    centre = np.clip((shift + (mean + first / n_rows)) / factor, low, high)
+    shift = _first_cells(cells) * factor
+    mass, mean = np.zeros(cells.shape[1]), np.zeros(cells.shape[1])
+    for rest, counted in _blocks(cells, weights, factor, shift):
+        mass += len(rest) if counted is None else counted.sum(axis=0)
+        mean += rest.sum(axis=0) if counted is None else np.einsum("nd,nd->d", counted, rest)
+    mean /= mass
+    first, second = np.zeros_like(mean), np.zeros_like(mean)
+    for rest, counted in _blocks(cells, weights, factor, shift):
+        rest -= mean
+        weighted = rest if counted is None else rest * counted
+        first += weighted.sum(axis=0)
+        second += np.einsum("nd,nd->d", weighted, rest)
+    spread = np.sqrt(np.maximum(second - first**2 / mass, 0.0) / mass) / factor
+    centre = np.clip((shift + (mean + first / mass)) / factor, low, high)
     spread[(low == high) | ~(spread > 0)] = 1.0
     return tuple(centre.tolist()), tuple(spread.tolist())
 
 
 def constant(cells: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which columns hold one value only, (width,)."""
-    same: NDArray[np.bool_] = cells.min(axis=0) == cells.max(axis=0)
+    """Which columns hold one value only, cells that are missing (NaN, or the code -1) left aside: (width,)."""
+    if cells.dtype.kind == "i":
+        high = cells.max(axis=0)
+        low = (np.where(cells < 0, high, cells) if cells.min() < 0 else cells).min(axis=0)
+    else:
+        low, high = np.fmin.reduce(cells, axis=0), np.fmax.reduce(cells, axis=0)
+    same: NDArray[np.bool_] = ~(low < high)
     return same
 
 
-def _scaled(
-    cells: NDArray[np.float64], start: int, step: int, factor: NDArray[np.float64], shift: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    return cells[start : start + step] * factor - shift  # (rows of the block, width)
+def _first_cells(cells: Cells) -> Cells:
+    """The first cell that each column has, (width,)."""
+    first = cells[0].copy()
+    for column in np.flatnonzero(np.isnan(first)):
+        first[column] = cells[np.isnan(cells[:, column]).argmin(), column]
+    return first
+
+
+def _blocks(
+    cells: Cells, weights: Cells | None, factor: Cells, shift: Cells
+) -> Iterator[tuple[Cells, Cells | None]]:
+    """Blocks of scaled rows, 0 where a cell is missing, and what each cell counts; None: all of them once."""
+    step = max(1, BLOCK_CELLS // cells.shape[1])
+    for start in range(0, len(cells), step):
+        rest = cells[start : start + step] * factor - shift  # (rows of the block, width)
+        lost = np.isnan(rest)
+        counted = None
+        if weights is not None:
+            counted = np.repeat(weights[start : start + step, None], rest.shape[1], axis=1)
+        if lost.any():
+            rest[lost] = 0.0
+            counted = np.where(lost, 0.0, 1.0 if counted is None else counted)
+        yield rest, counted

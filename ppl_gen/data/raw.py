@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ppl_gen.data.checks import at, listed, missing, where
+from ppl_gen.data.checks import at, listed, where
 from ppl_gen.data.schema import default_columns
 from ppl_gen.errors import DataError
 
@@ -127,9 +127,8 @@ def to_array(node: str, value: Any) -> NDArray[Any]:
     """
     if hasattr(value, "toarray"):
         raise DataError(f"{node!r} is a sparse matrix; pass {node}.toarray()")
-    if isinstance(value, np.ma.MaskedArray) and np.ma.getmaskarray(value).any():
-        mask = np.ma.getmaskarray(value).reshape(len(value), -1)
-        raise missing(node, node, count=int(mask.sum()), row=int(mask.any(axis=1).argmax()))
+    if isinstance(value, np.ma.MaskedArray):
+        value = _unmasked(value)
     if hasattr(value, "detach"):  # a tensor that asks for gradients refuses to become an array
         value = value.detach().cpu()
     try:
@@ -148,8 +147,10 @@ def to_array(node: str, value: Any) -> NDArray[Any]:
 def to_numbers(node: str, raw: Raw) -> NDArray[np.float64]:
     """All cells as float64, (N, width), C-contiguous; the user's own memory where it already is that.
 
+    Missing and blank cells become NaN.
+
     Raises:
-        DataError: a column has text, dates or missing cells that no float can stand for.
+        DataError: a column has text, dates or integers that no float can stand for.
 
     """
     if isinstance(raw.cells, np.ndarray) and raw.cells.dtype.kind in "fiub":
@@ -162,16 +163,24 @@ def to_numbers(node: str, raw: Raw) -> NDArray[np.float64]:
 
 
 def is_numeric(cells: NDArray[Any]) -> bool:
-    """Whether every cell of a column is a number, a boolean or missing.
+    """Whether every cell of a column is a number, a boolean or missing, and some cell is not missing.
 
     Example:
-        >>> is_numeric(np.array([1, None], dtype=object)), is_numeric(np.array(["1"]))
+        >>> is_numeric(np.array([1, None, " "], dtype=object)), is_numeric(np.array(["1"]))
         (True, False)
 
     """
     if cells.dtype.kind == "O":
-        return pd.api.types.infer_dtype(cells, skipna=True) in NUMBER_TYPES
+        return pd.api.types.infer_dtype(cells[~blank(cells)], skipna=True) in NUMBER_TYPES
     return cells.dtype.kind in "fiub"
+
+
+def blank(cells: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which cells of a column are missing: NaN, None, NA, or text without a letter, (N,)."""
+    lost: NDArray[np.bool_] = np.asarray(pd.isna(cells))
+    if cells.dtype.kind in "OU":
+        lost |= np.array([isinstance(cell, str) and not cell.strip() for cell in cells.tolist()])
+    return lost
 
 
 def _column_numbers(node: str, column: str, cells: NDArray[Any]) -> NDArray[Any]:
@@ -180,9 +189,7 @@ def _column_numbers(node: str, column: str, cells: NDArray[Any]) -> NDArray[Any]
     if cells.dtype.kind in "mM":
         raise DataError(f"{where(column, node)} holds dates or durations, where numbers are needed")
     cells = cells.astype(object)
-    holes = np.asarray(pd.isna(cells)) | np.array(
-        [isinstance(c, str) and not c.strip() for c in cells.tolist()]
-    )
+    holes = blank(cells)
     rest = cells[~holes]
     if rest.size and not is_numeric(rest):
         bad = np.array([not is_numeric(np.array([c], dtype=object)) for c in cells.tolist()]) & ~holes
@@ -192,12 +199,23 @@ def _column_numbers(node: str, column: str, cells: NDArray[Any]) -> NDArray[Any]
             f"{where(column, node)} holds {kind}, {cells[row]!r}, {at(row)}, "
             f"where numbers are needed; {count} such cell{'s' * (count != 1)}"
         )
-    if holes.any():
-        raise missing(column, node, count=int(holes.sum()), row=int(holes.argmax()))
+    cells[holes] = np.nan  # its own copy: astype made one
     try:
         return cells.astype(np.float64)
     except OverflowError as error:
         raise DataError(f"{where(column, node)} holds an integer beyond the range of float64") from error
+
+
+def _unmasked(array: Any) -> NDArray[Any]:
+    """A masked array's cells, NaN or None where they are masked."""
+    mask = np.ma.getmaskarray(array)
+    if not mask.any():
+        return np.asarray(array.data)
+    if array.dtype.kind in "fiu":
+        return np.where(mask, np.nan, array.data.astype(np.float64))
+    cells = array.data.astype(object)
+    cells[mask] = None
+    return np.asarray(cells)
 
 
 def _plain(name: str, array: NDArray[Any]) -> NDArray[Any]:

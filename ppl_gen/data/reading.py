@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import narwhals as nw
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from ppl_gen.data import checks, columns
+from ppl_gen.data import checks, columns, holes
+from ppl_gen.data import weights as weighting
+from ppl_gen.data.csv_files import read_csv
 from ppl_gen.data.levels import Distinct, distinct, encode, learn_levels
 from ppl_gen.data.moments import centre_and_spread, constant
-from ppl_gen.data.raw import Raw, as_frame, to_numbers
+from ppl_gen.data.raw import Raw, as_frame, raw_entry, to_numbers
 from ppl_gen.data.schema import Level, Schema
 from ppl_gen.data.sizes import Claim, Sizes, declared_sizes, is_scalar, settle
 from ppl_gen.data.table import Table
@@ -26,18 +28,24 @@ from ppl_gen.errors import DataError
 Need = Literal["observed", "all", "inputs", "any"]
 
 
-def read_table(data: Any, spec: Spec, *, schema: Schema | None = None, need: Need = "observed") -> Table:
+def read_table(
+    data: Any, spec: Spec, *, schema: Schema | None = None, need: Need = "observed", weights: Any = None
+) -> Table:
     """Read data for a declaration, check them in full and settle what the declaration left open.
 
     Args:
         data: a dictionary from node name to array, list, tensor, series or frame; one array (N, D), for a
             model with one leaf and no Input; any eager DataFrame that narwhals reads; or the path of a CSV
-            file. Rows are units. Arrays (N, 28, 28) are flattened row by row.
+            file. Rows are units. Arrays (N, 28, 28) are flattened row by row. NaN, None, NA, blank and masked
+            cells are missing; Inputs may have none, nor may real nodes and counts that others depend on.
         spec: the declaration.
         schema: at predict time, the schema of the training table: column names, widths and levels are held
             against it. Default: none, the data are the training data and settle it.
-        need: what must be there. "observed": every leaf and Input. "all": every node that is observed in the
-            schema, and every Input. "inputs": the Inputs. "any": at least one of them.
+        need: what must be there. "observed": every leaf and Input. "all": every leaf and Input, and of the
+            other nodes that are observed in the schema those that cannot be summed over. "inputs": the Inputs.
+            "any": at least one of them.
+        weights: how often each row counts: N numbers, finite, at least 0 and not all 0, or the name of the
+            column or entry that holds them, which is then not read as data. Moments are weighted. Default: once.
 
     Returns:
         A Table; `arrays` has an entry for each node the data have. An array that already is C-contiguous
@@ -64,37 +72,58 @@ def read_table(data: Any, spec: Spec, *, schema: Schema | None = None, need: Nee
         raise DataError(f"need is {need!r}; choose from observed, all, inputs, any")
     if isinstance(data, str | os.PathLike):
         path = Path(data)
-        frame, notes = _read_csv(path)
+        frame, notes = read_csv(path)
         try:
-            chosen, unread = columns.from_frame(frame, spec, schema)
-            return _checked(chosen, notes + unread, spec, schema, need, frame.columns)
+            table = read_table(frame, spec, schema=schema, need=need, weights=weights)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
+        return replace(table, warnings=(*notes, *table.warnings))
+    beside = None if weights is None or isinstance(weights, str) else raw_entry("weights", weights, dim=None)
     if isinstance(data, Mapping):
-        return _checked(*columns.from_mapping(data, spec, schema), spec, schema, need, list(data))
+        if isinstance(weights, str):
+            data, beside = weighting.from_mapping(data, weights, spec)
+        return _checked(columns.from_mapping(data, spec, schema), spec, schema, need, list(data), beside)
     native = as_frame(data)
     if isinstance(native, nw.DataFrame):
-        return _checked(*columns.from_frame(native, spec, schema), spec, schema, need, native.columns)
+        if isinstance(weights, str):
+            native, beside = weighting.from_frame(native, weights, spec)
+        return _checked(columns.from_frame(native, spec, schema), spec, schema, need, native.columns, beside)
     if data is None:
         raise DataError("no data are given (None)")
-    return _checked(*columns.from_array(data, spec, schema), spec, schema, need, ())
+    if isinstance(weights, str):
+        raise DataError(
+            f"the data are one array, which has no column {weights!r}: give the weights themselves"
+        )
+    return _checked(columns.from_array(data, spec, schema), spec, schema, need, (), beside)
 
 
 def _checked(
-    chosen: dict[str, Raw],
-    notes: list[str],
+    found: columns.Chosen,
     spec: Spec,
     schema: Schema | None,
     need: Need,
     there: Sequence[Any],
+    beside: Raw | None,
 ) -> Table:
+    chosen, notes = found
     _present(chosen, spec, schema, need, [str(name) for name in there])
     n_rows = checks.equal_lengths({name: raw.n_rows for name, raw in chosen.items()})
-    table = _first_time(chosen, spec, n_rows) if schema is None else _again(chosen, spec, schema, n_rows)
-    return Table(table.schema, table.arrays, n_rows, (*notes, *table.warnings))
+    weights = None
+    if beside is not None:
+        weights = weighting.checked(beside, beside.columns[0] if beside.named else "weights", n_rows)
+    if schema is None:
+        table = _first_time(chosen, spec, n_rows, weights)
+    else:
+        table = _again(chosen, spec, schema, n_rows)
+    discrete = {
+        name for name in chosen if spec.is_category(name) or spec.nodes[name].support in ("boolean", "count")
+    }
+    return replace(table, warnings=(*notes, *table.warnings), weights=weights, discrete=frozenset(discrete))
 
 
-def _first_time(chosen: dict[str, Raw], spec: Spec, n_rows: int) -> Table:
+def _first_time(
+    chosen: dict[str, Raw], spec: Spec, n_rows: int, weights: NDArray[np.float64] | None
+) -> Table:
     """Training data: sizes, levels, centre and spread are settled here."""
     roles = spec.roles(present=tuple(chosen))
     declared = declared_sizes(spec)
@@ -116,13 +145,19 @@ def _first_time(chosen: dict[str, Raw], spec: Spec, n_rows: int) -> Table:
             notes += [f"{checks.where(d.column, name)} mixes numbers and text" for d in own if d.mixed]
         else:
             arrays[name] = _numbers(spec, name, raw)
+    counts = None if weights is None else weights > 0
+    lost = _lost(chosen, arrays, spec, {name: claim.size for name, claim in found.k.items()})
+    for name, mask in lost.items():
+        if mask is not None:
+            holes.some_value(spec, name, chosen[name].columns, mask, counts)
     dims, sizes = settle(spec, declared, found)
-    checks.enough_rows(roles, sizes, n_rows)
+    checks.enough_rows(roles, sizes, n_rows, 0.0 if weights is None else float(weights.sum()))
     moments = {
-        name: centre_and_spread(array)
+        name: centre_and_spread(array, weights)
         for name, array in arrays.items()
         if name not in levels and spec.nodes[name].support != "boolean"
     }
+    gaps = frozenset(name for name, mask in lost.items() if mask is not None)
     schema = Schema(
         roles=roles,
         dims=dims,
@@ -131,9 +166,15 @@ def _first_time(chosen: dict[str, Raw], spec: Spec, n_rows: int) -> Table:
         levels=levels,
         centre={name: own[0] for name, own in moments.items()},
         spread={name: own[1] for name, own in moments.items()},
+        partial=tuple(name for name in roles.observed if name in gaps and name not in spec.leaves),
     )
-    same = {name: np.atleast_1d(constant(arrays[name])) for name in roles.observed}
-    return Table(schema, arrays, n_rows, (*notes, *checks.constant_columns(spec, schema, same, n_rows)))
+    same = {
+        name: np.atleast_1d(constant(arrays[name] if counts is None else arrays[name][counts]))
+        for name in roles.observed
+    }
+    notes += holes.empty_rows(roles.observed, lost)
+    notes += checks.constant_columns(spec, schema, same, n_rows)
+    return Table(schema, arrays, n_rows, tuple(notes), gaps)
 
 
 def _again(chosen: dict[str, Raw], spec: Spec, schema: Schema, n_rows: int) -> Table:
@@ -152,7 +193,21 @@ def _again(chosen: dict[str, Raw], spec: Spec, schema: Schema, n_rows: int) -> T
             arrays[name] = _codes(own, per, schema.k[name], scalar=is_scalar(spec, name, len(own)))
         else:
             arrays[name] = _numbers(spec, name, raw)
-    return Table(schema, arrays, n_rows)
+    lost = _lost(chosen, arrays, spec, schema.k)
+    return Table(
+        schema, arrays, n_rows, (), frozenset(name for name, mask in lost.items() if mask is not None)
+    )
+
+
+def _lost(
+    chosen: Mapping[str, Raw], arrays: Mapping[str, NDArray[Any]], spec: Spec, k: Mapping[str, int]
+) -> dict[str, holes.Mask | None]:
+    """Which cells of each node are missing; refused where they must not be."""
+    lost = {name: holes.lacking(array) for name, array in arrays.items()}
+    for name, mask in lost.items():
+        if mask is not None:
+            holes.allowed(spec, name, chosen[name].columns, mask, k.get(name))
+    return lost
 
 
 def _codes(
@@ -192,14 +247,15 @@ def _present(
     leaves = (*spec.leaves, *spec.inputs)
     needed = leaves
     if schema is not None:
-        every = (*schema.roles.observed, *spec.inputs)
-        needed = {"observed": leaves, "all": every, "inputs": spec.inputs, "any": ()}[need]
+        inner = [name for name in schema.roles.observed if name not in spec.leaves]
+        fixed = [name for name in inner if not holes.can_be_summed(spec, name, schema.k.get(name))]
+        needed = {"observed": leaves, "all": (*leaves, *fixed), "inputs": spec.inputs, "any": ()}[need]
     lacking = [name for name in needed if name not in chosen]
     if not lacking and chosen:
         return
     name = (*lacking, *leaves)[0]
     known = schema.columns.get(name, (name,)) if schema is not None else (name,)
-    what = "Input" if name in spec.inputs else "leaf"
+    what = "Input" if name in spec.inputs else "leaf" if name in spec.leaves else "node"
     columns_of = "" if known == (name,) else f" (columns {checks.listed(known)})"
     unlisted = (
         " and columns: does not list it"
@@ -211,31 +267,3 @@ def _present(
         f"they have {checks.listed(there) or 'nothing'}"
         f"{nearest(known[0], [t for t in there if t not in chosen])}"
     )
-
-
-def _read_csv(path: Path) -> tuple[nw.DataFrame[Any], list[str]]:
-    """A CSV file as a frame; an unnamed first column that only counts the rows is dropped."""
-    if not path.is_file():
-        beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise DataError(f"{path}: no such file{nearest(path.name, beside)}")
-    if path.suffix in (".parquet", ".xlsx", ".feather", ".npy", ".npz"):
-        raise DataError(f"{path}: CSV files are read; load this one yourself and pass the frame or the array")
-    separator = "\t" if ".tsv" in path.suffixes else ","
-    try:
-        frame = pd.read_csv(path, sep=separator, low_memory=False)
-        header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str).iloc[0].dropna()
-    except pd.errors.EmptyDataError as error:
-        raise DataError(f"{path}: the file is empty") from error
-    except (pd.errors.ParserError, UnicodeError, OSError) as error:
-        raise DataError(f"{path}: not readable as CSV: {error}") from error
-    twice = header[header.duplicated()].unique().tolist()
-    if twice:
-        raise DataError(f"{path}: column {twice[0]!r} stands more than once in the header")
-    first = str(frame.columns[0])
-    if len(frame.columns) == 1 and (marks := [mark for mark in ";\t|" if mark in first]):
-        raise DataError(f"{path}: columns seem to be separated by {marks[0]!r}, where a CSV file has commas")
-    if first == "Unnamed: 0":
-        return nw.from_native(frame.iloc[:, 1:], eager_only=True), [
-            "the first column has no name (a row index, it seems) and is not read"
-        ]
-    return nw.from_native(frame, eager_only=True), []

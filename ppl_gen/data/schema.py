@@ -27,9 +27,10 @@ class Schema:
             the largest over them, and `level_counts` says how many each column has.
         columns: column names of every observed node and Input.
         levels: per column of a categorical node in the data, its sorted levels; `None` for a column whose
-            cells are already the codes 0..k−1.
-        centre: mean of each column of every observed or given real or count node.
-        spread: standard deviation (population form, 1/N) of the same columns; 1.0 where constant.
+            cells are already the codes 0..k−1. Beside wider columns of one node, 0..m−1 are levels as others.
+        centre: mean of each column of every observed or given real or count node, over the cells it has, rows
+            by their weights.
+        spread: standard deviation (population form, 1/N) of the same cells; 1.0 where constant.
         partial: discrete nodes that others depend on and whose values the data have in some rows only, in
             model order: partly labelled latents.
 
@@ -74,11 +75,17 @@ class Schema:
     def level_counts(self, name: str) -> tuple[int, ...]:
         """How many categories each column of a categorical node has; at most `k[name]`.
 
+        One column has k, whether or not the data showed them all. Of several columns, each has the levels it
+        showed, since k is the largest over them.
+
         Raises:
             DataError: no node has this name, or it is not categorical.
 
         """
-        return tuple(self.k[name] if own is None else len(own) for own in self._levels(name))
+        own = self._levels(name)
+        if len(own) == 1 or name in self.partial:
+            return (self.k[name],) * len(own)
+        return tuple(self.k[name] if levels is None else len(levels) for levels in own)
 
     def decode(self, name: str, codes: ArrayLike) -> NDArray[Any]:
         """The levels that codes stand for, as the data wrote them.
@@ -167,6 +174,17 @@ class Schema:
         return self.levels.get(name) or (None,) * self.dims[name]
 
 
+def are_codes(levels: tuple[Level, ...] | None) -> bool:
+    """Whether a column's levels are the integers 0..m−1 themselves; booleans are not.
+
+    Example:
+        >>> are_codes((0, 1)), are_codes((False, True)), are_codes((1, 2))
+        (True, False, False)
+
+    """
+    return levels is not None and all(type(own) is int and own == i for i, own in enumerate(levels))
+
+
 def default_columns(name: str, width: int) -> tuple[str, ...]:
     """The column names of an array: the node's own name, indexed if there are several.
 
@@ -180,7 +198,7 @@ def default_columns(name: str, width: int) -> tuple[str, ...]:
 
 def _names(codes: NDArray[np.int64], levels: tuple[Level, ...] | None) -> NDArray[Any]:
     """Codes of one column → its levels."""
-    if levels is None:
+    if levels is None or are_codes(levels):
         return codes
     named = codes.size == 0 or codes.max() < len(levels)
     # NumPy's own strings would turn the levels (1, "a") into "1", "a", and drop trailing NULs.

@@ -108,7 +108,9 @@ class Parquet(Source):
     @property
     def bytes(self) -> int:
         """Rows × columns × 8, from the files' footers."""
-        return sum(8 * meta.num_rows * meta.num_columns for meta in (_parquet(p).metadata for p in self.paths))
+        return sum(
+            8 * meta.num_rows * meta.num_columns for meta in (_parquet(p).metadata for p in self.paths)
+        )
 
     def chunks(self) -> Iterator[Chunk]:
         """Data frames, row group by row group."""
@@ -239,13 +241,17 @@ def open_rows(data: Place | Rows) -> Source:
         nodes = tuple(map(str, rows.paths))
         files = tuple(file for place in rows.paths.values() for file in _files(place))
         if {file.suffix for file in files} != {".npy"} or len(files) != len(nodes):
-            raise DataError("Rows: each node needs one .npy file; other files hold the columns of several nodes")
+            raise DataError(
+                "Rows: each node needs one .npy file; other files hold the columns of several nodes"
+            )
         return Npy(files, rows.chunk_rows, nodes=nodes)
     places = [rows.paths] if isinstance(rows.paths, str | os.PathLike) else list(rows.paths)
     files = tuple(file for place in places for file in _files(place))
     forms = {_form(file) for file in files}
     if len(forms) != 1:
-        raise DataError(f"Rows: files of one form are needed, not {', '.join(f.__name__ for f in forms) or 'none'}")
+        raise DataError(
+            f"Rows: files of one form are needed, not {', '.join(f.__name__ for f in forms) or 'none'}"
+        )
     return forms.pop()(files, rows.chunk_rows)
 
 
@@ -332,7 +338,9 @@ def _csv_header(path: Path) -> list[str]:
 
 def _same_header(path: Path, names: Sequence[str], header: Sequence[str], first: Path) -> None:
     if sorted(names) != sorted(header):
-        raise DataError(f"{path}: its columns ({', '.join(names)}) are not those of {first} ({', '.join(header)})")
+        raise DataError(
+            f"{path}: its columns ({', '.join(names)}) are not those of {first} ({', '.join(header)})"
+        )
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:

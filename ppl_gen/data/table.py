@@ -25,6 +25,7 @@ class Table:
         warnings: what is usable but imperfect, each with the column it is about.
         holes: the nodes with a missing cell.
         weights: how often each row counts, (N,) float64; None: once.
+        discrete: the nodes and Inputs whose values are categories, 0 and 1, or counts.
 
     Example:
         >>> from ppl_gen.data.reading import read_table
@@ -41,6 +42,7 @@ class Table:
     warnings: tuple[str, ...] = field(default=())
     holes: frozenset[str] = field(default=frozenset())
     weights: NDArray[np.float64] | None = None
+    discrete: frozenset[str] = field(default=frozenset())
 
     @property
     def total(self) -> float:

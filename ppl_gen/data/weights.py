@@ -18,9 +18,7 @@ from ppl_gen.errors import DataError
 Weights = NDArray[np.float64]
 
 
-def from_frame(
-    frame: nw.DataFrame[Any], name: str, spec: Spec
-) -> tuple[nw.DataFrame[Any], Raw]:
+def from_frame(frame: nw.DataFrame[Any], name: str, spec: Spec) -> tuple[nw.DataFrame[Any], Raw]:
     """A frame without its column of weights, and that column.
 
     Raises:
@@ -63,7 +61,11 @@ def checked(raw: Raw, what: str, n_rows: int) -> Weights:
     cells = np.array(to_numbers(what, Raw((what,), raw.cells, raw.named))[:, 0])
     if (lost := np.isnan(cells)).any():
         raise missing(
-            what, what, count=int(lost.sum()), row=int(lost.argmax()), why="every row needs its weight: drop those rows"
+            what,
+            what,
+            count=int(lost.sum()),
+            row=int(lost.argmax()),
+            why="every row needs its weight: drop those rows",
         )
     for bad, rule in ((np.isinf(cells), "finite"), (cells < 0, "0 or more")):
         if bad.any():

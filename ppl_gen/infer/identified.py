@@ -166,7 +166,7 @@ def at_the_edge(
         working, variance = slot.constraint.working(table), np.array(schema.spread[draw.name]) ** 2
         if constraint in ("covariance", "lower_cholesky"):
             pivots = (working.diagonal(dim1=-2, dim2=-1) ** 2).numpy()
-            floored = (pivots <= FLOORED * variance).any(-1)[..., None]
+            floored = np.any(pivots <= FLOORED * variance, axis=-1, keepdims=True)
             return np.broadcast_to(floored, tuple(table.shape))
         limit = variance if table.shape[-1] == len(variance) else variance.max()
         return np.asarray(working.numpy() ** 2 <= FLOORED * limit)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_gen.data.table import Table
-from ppl_gen.infer.identified import BOUNDARY, Identified, identified
 from ppl_gen.infer.enumeration import Rows, State, log_marginal
+from ppl_gen.infer.identified import BOUNDARY, Identified, identified
 from ppl_gen.infer.natural import leaves, natural_map, nested
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
@@ -132,9 +132,7 @@ def information_at(phi: Identified, table: Table, *, prior: bool = True) -> Arra
                 partial(likelihood, rows, weights), flat, vectorize=True
             )
         if prior:
-            total -= torch.autograd.functional.hessian(
-                lambda flat: _log_prior(phi, flat), flat
-            )
+            total -= torch.autograd.functional.hessian(lambda flat: _log_prior(phi, flat), flat)
     return np.asarray((0.5 * (total + total.T)).numpy())
 
 
@@ -150,9 +148,7 @@ def scores(phi: Identified, table: Table) -> Array:
 
     each = torch.func.vmap(torch.func.grad(one), (None, 0))
     with pyro_scope():
-        parts = [
-            each(flat, rows) for rows, _ in blocks(phi.program, table, _block_rows(phi))
-        ]
+        parts = [each(flat, rows) for rows, _ in blocks(phi.program, table, _block_rows(phi))]
     return np.asarray(torch.cat(parts).numpy())
 
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ppl_gen.infer.identified import BOUNDARY, FIXED, REFERENCE, Identified
 from ppl_gen.infer.enumeration import State
+from ppl_gen.infer.identified import BOUNDARY, FIXED, REFERENCE, Identified
 from ppl_gen.program.half import Half, Slot
 from ppl_gen.program.layers import Constant, LinearLayer, MLPLayer, Offset, SumLayer, Table
 

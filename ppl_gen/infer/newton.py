@@ -98,10 +98,16 @@ def statistics(
 
     flat = torch.cat([state[path].reshape(-1) for path in group.paths])
     gradient = torch.func.grad(q)
+
+    def curvature_along(direction: Tensor) -> Tensor:
+        return torch.func.grad(lambda at: (gradient(at) * direction).sum())(flat)
+
+    # Twice in reverse: forward derivatives make zeros that a recorded graph would keep as constants.
+    directions = torch.eye(group.size, dtype=flat.dtype, device=flat.device)
     return {
-        "gradient": gradient(flat),
-        "hessian": torch.func.jacfwd(gradient)(flat),
-        "count": expected[group.sites[0]].sum(),
+        f"{group.name}.gradient": gradient(flat),
+        f"{group.name}.hessian": torch.func.vmap(curvature_along)(directions),
+        f"{group.name}.count": expected[group.sites[0]].sum(),
     }
 
 
@@ -116,7 +122,7 @@ def step(
 
     Parameters are first brought to unit curvature, so that their units do not matter.
     """
-    gradient, hessian, count = found["gradient"], found["hessian"], found["count"]
+    gradient, hessian, count = (found[f"{group.name}.{key}"] for key in ("gradient", "hessian", "count"))
     finite = gradient.isfinite().all() & hessian.isfinite().all()
     diagonal = hessian.diagonal().abs().sqrt()
     unit = torch.where(finite & (diagonal > 0), diagonal, 1.0)

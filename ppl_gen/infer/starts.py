@@ -43,10 +43,12 @@ class Starts:
         joint = math.prod(self.sizes)
         self.labels: Tensor | None = None
         if resolve_init(program, init) != "random-responsibilities" and 1 < joint <= MOST_CLUSTERS:
-            points = cluster_points(program, table)
-            self.labels = torch.stack(
-                [_nearest(points, self._centres(points, joint, init)) for _ in range(restarts)]
-            )
+            points, seen = cluster_points(program, table)
+            centres = [self._centres(points, seen, joint, init) for _ in range(restarts)]
+            if len(draws) == 1 and draws[0].name in table.holes and draws[0].sizes.scalar:
+                known = _known_centres(points, torch.from_numpy(table.arrays[draws[0].name]), joint)
+                centres = [_agreeing(own, known) for own in centres]
+            self.labels = torch.stack([_distances(points, seen, own).argmin(1) for own in centres])
 
     def block(self, start: int, stop: int) -> Tensor:
         """(R, …enumerated, rows): the i-th latent on axis −2−i."""
@@ -62,18 +64,22 @@ class Starts:
         classes = tuple(range(1, 1 + len(shape)))
         return floored_log(weights / weights.sum(classes, keepdim=True)).to(self.dtype)
 
-    def _centres(self, points: Tensor, count: int, init: str) -> Tensor:
-        few = points[self._pick(len(points), SEED_ROWS)] if len(points) > SEED_ROWS else points
+    def _centres(self, points: Tensor, seen: Tensor | None, count: int, init: str) -> Tensor:
+        """Rows to begin from, (count, ·): k-means++ draws each far from those before it."""
+        if len(points) > SEED_ROWS:
+            picked = self._pick(len(points), SEED_ROWS)
+            points, seen = points[picked], None if seen is None else seen[picked]
         if init == "random-rows":
-            return few[self._pick(len(few), count)]
-        chosen = [int(torch.randint(len(few), (), generator=self.random))]
-        distance = ((few - few[chosen[0]]) ** 2).sum(1)
+            return points[self._pick(len(points), count)]
+        chosen = [int(torch.randint(len(points), (), generator=self.random))]
+        distance = _distances(points, seen, points[chosen]).squeeze(1)
         for _ in range(count - 1):
             # Rows that coincide with the centres so far have no weight; if all do, any row will serve.
             weights = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
             chosen.append(int(torch.multinomial(weights, 1, generator=self.random)))
-            distance = torch.minimum(distance, ((few - few[chosen[-1]]) ** 2).sum(1))
-        return few[chosen]
+            nearer = _distances(points, seen, points[chosen[-1:]]).squeeze(1)
+            distance = torch.minimum(distance, nearer)
+        return points[chosen]
 
     def _pick(self, total: int, count: int) -> Tensor:
         if count > total:
@@ -88,23 +94,57 @@ def resolve_init(program: Program, init: str) -> str:
     return "random-responsibilities" if init == "k-means++" and categorical else init
 
 
-def cluster_points(program: Program, table: Table) -> Tensor:
-    """The observed rows as points (N, ·): reals and counts in their own spread, categories one-hot."""
-    parts = []
+def cluster_points(program: Program, table: Table) -> tuple[Tensor, Tensor | None]:
+    """The observed rows as points (N, ·): reals and counts in their own spread, categories one-hot.
+
+    Also which of their cells are seen, or None where all are; the others are 0, a column's mean.
+    """
+    parts, marks = [], []
     for name in table.schema.roles.observed:
+        if name in program.inner and name in table.holes:
+            continue  # labels, not data to be clustered
         node, array = program.spec.nodes[name], table.arrays[name]
-        if node.support in ("real", "count"):
-            parts.append((array - table.schema.centre[name]) / np.asarray(table.schema.spread[name]))
-        elif node.support == "category":
+        if node.support == "category":
             cells = array.reshape(len(array), -1)
             parts.append((cells[..., None] == np.arange(table.schema.k[name])).reshape(len(array), -1))
-        else:
-            parts.append(array)
-    return torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float64))
+            marks.append(np.repeat(cells >= 0, table.schema.k[name], axis=1))
+            continue
+        if name in table.schema.centre:
+            array = (array - table.schema.centre[name]) / np.asarray(table.schema.spread[name])
+        marks.append(~np.isnan(array) if name in table.holes else np.ones(array.shape, dtype=bool))
+        parts.append(np.where(marks[-1], array, 0.0) if name in table.holes else array)
+    points = torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float64))
+    if not table.holes:
+        return points, None
+    return points, torch.from_numpy(np.concatenate(marks, axis=1, dtype=np.float64))
 
 
-def _nearest(points: Tensor, centres: Tensor) -> Tensor:
-    return ((centres**2).sum(1) - 2 * points @ centres.T).argmin(1)
+def _distances(points: Tensor, seen: Tensor | None, centres: Tensor) -> Tensor:
+    """Squared distances (N, M), over the seen cells and as if all were seen."""
+    if seen is None:
+        apart = (points**2).sum(1, keepdim=True) - 2 * points @ centres.T + (centres**2).sum(1)
+        return apart.clamp(min=0)
+    apart = (points**2).sum(1, keepdim=True) - 2 * points @ centres.T + seen @ (centres**2).T
+    return apart.clamp(min=0) / seen.mean(1, keepdim=True).clamp(min=1e-3)
+
+
+def _known_centres(points: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The mean of the rows known to be of each class, (count, ·); NaN where none is."""
+    member = (labels == torch.arange(count).unsqueeze(1)).to(points)  # (count, N)
+    return member @ points / member.sum(1, keepdim=True)
+
+
+def _agreeing(centres: Tensor, known: Tensor) -> Tensor:
+    """Known centres where there are, and for the other classes the drawn ones farthest from all of those."""
+    missing = known.isnan().any(1)
+    if not missing.any():
+        return known
+    if missing.all():
+        return centres
+    apart = _distances(centres, None, known[~missing]).amin(1)
+    return known.clone().masked_scatter(
+        missing.unsqueeze(1).expand_as(known), centres[apart.topk(int(missing.sum())).indices]
+    )
 
 
 def given_state(program: Program, given: Mapping[str, Mapping[str, Any]]) -> State:

@@ -7,8 +7,6 @@ of Newton's method on Q (F6), whose gradient and Hessian are sums over rows just
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -34,17 +32,17 @@ def expectation_step(program: Program, only: Sequence[str] | None = None) -> Ste
 
     def step(
         state: State, rows: Rows, weights: Tensor, start: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, Any]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         with in_standard_units():
             log_probs, values = evaluated_sites(program, state, rows)
             axes = list(latent_axes(program, rows).values())
             rows_log_marginal, marginals = marginals_of(log_probs, axes, weights, start)
-            statistics: dict[str, Any] = {
+            statistics: dict[str, Tensor] = {
                 name: site_statistics(program, draws[name], marginals[name], rows, state) for name in counted
             }
             for group in groups:
                 expected = {name: marginals[name] for name in group.sites}
-                statistics[group.name] = newton.statistics(program, group, state, values, expected)
+                statistics |= newton.statistics(program, group, state, values, expected)
         return (rows_log_marginal * weights).sum(), statistics
 
     return step
@@ -60,7 +58,7 @@ def maximisation_step(program: Program, only: Sequence[str] | None = None) -> St
     wanted = [draws[name] for name in (draws if only is None else only) if name not in iterative]
 
     def step(
-        state: State, statistics: dict[str, Any], bounds: dict[str, tuple[Tensor, Tensor]]
+        state: State, statistics: dict[str, Tensor], bounds: dict[str, tuple[Tensor, Tensor]]
     ) -> tuple[State, Tensor]:
         new, regular = dict(state), []
         for draw in wanted:
@@ -73,7 +71,7 @@ def maximisation_step(program: Program, only: Sequence[str] | None = None) -> St
                     predictor = slot.constraint.predictor(working[key])
                     new[path] = site.keep(key, predictor, state[path])
         for group in groups:
-            moved, sound = newton.step(program, group, state, statistics[group.name], bounds)
+            moved, sound = newton.step(program, group, state, statistics, bounds)
             new |= moved
             regular.append(sound)
         return new, torch.stack(regular).all()

@@ -24,6 +24,7 @@ from ppl_gen.program.accounting import count_free, natural_parameters
 from ppl_gen.program.beginnings import set_beginnings
 from ppl_gen.program.half import Half, parent_of
 from ppl_gen.program.marks import agreement, has_holes, label_site, seen_key
+from ppl_gen.program.priors import Priors
 
 PLATE = "units"
 
@@ -70,6 +71,7 @@ class Program(nn.Module):
             self._guide_reads = [name for name in (*inputs, *observed) if name in read]
             set_beginnings(self.generative, schema)
             set_beginnings(self.recognition, schema)
+            self.priors = Priors(self.generative, schema)
 
     @property
     def discrete(self) -> tuple[str, ...]:
@@ -162,8 +164,22 @@ class Program(nn.Module):
         return {name: values[name] for name in self.recognition.draws}
 
     def forward(self, part: str, *args: Any, **kwargs: Any) -> Any:
-        """`model`, `guide` or `density` by name, for `torch.func.functional_call`."""
-        return {"model": self.model, "guide": self.guide, "density": self.density}[part](*args, **kwargs)
+        """`model`, `guide`, `density` or `log_prior` by name, for `torch.func.functional_call`."""
+        parts = {"model": self.model, "guide": self.guide, "density": self.density, "log_prior": self.log_prior}
+        return parts[part](*args, **kwargs)
+
+    def log_prior(self) -> Tensor:
+        """Σ log p of all learned numbers that have a prior, at their natural values: a scalar, in nats.
+
+        Example:
+            >>> from ppl_gen import Free, Normal, Spec
+            >>> spec = Spec(model=dict(x=Normal(1, loc=Free(prior=Normal(loc=0, scale=2)), scale=1)))
+            >>> compile_spec(spec, {"x": [[0.0], [1.0]]}).log_prior().detach()
+            tensor(-1.6121, dtype=torch.float64)
+
+        """
+        total: Tensor = self.priors()
+        return total
 
     def pyro_pair(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The pair for plain `pyro.infer.SVI`, which optimises what is in Pyro's parameter store.

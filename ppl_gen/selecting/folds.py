@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_gen.results.fit import DRAWS, Fit
+from ppl_gen.data.table import Table
+from ppl_gen.declare.spec import Spec
+from ppl_gen.infer.status import Status
+from ppl_gen.results.fit import DRAWS
 from ppl_gen.results.queries import log_densities
 from ppl_gen.selecting.rows import held_out, weighted
 from ppl_gen.selecting.tasks import MISTAKES, Outcome, Shared, fit_table
-from ppl_gen.infer.status import Status
 from ppl_gen.selecting.workers import Workers
 
 
@@ -49,18 +51,13 @@ class HeldOut:
     warnings: tuple[str, ...] = ()
 
 
-def score_fold(shared: Shared, fit: Outcome, folds: int, fold: int) -> Fold:
+def score_fold(shared: Shared, spec: Spec, table: Table, folds: int, fold: int) -> Fold:
     """Fit a candidate to the rows outside one fold and score those inside."""
-    assert fit.fit is not None and fit.fit.data is not None
-    own = fit.fit
-    table = own.data
-    assert table is not None
     out = held_out(table, folds, shared.seed)  # (folds, N)
     empty = np.zeros(0)
     try:
-        program, run = fit_table(
-            own.spec, weighted(table, out.sum(0) - out[fold]), shared.algorithm, seed=shared.seed
-        )
+        outside = weighted(table, out.sum(0) - out[fold])
+        program, run = fit_table(spec, outside, shared.algorithm, seed=shared.seed)
         inside = weighted(table, out[fold])
         values, _ = log_densities(program, inside, draws=DRAWS, seed=shared.seed)
     except MISTAKES as error:
@@ -72,11 +69,11 @@ def cross_validated(
     pool: Workers, outcomes: Sequence[Outcome | None], folds: int
 ) -> list[HeldOut | None]:
     """Every fitted candidate on every fold; None for one that has no fit, or that Ctrl-C left undone."""
-    fitted = [i for i, outcome in enumerate(outcomes) if outcome is not None and outcome.fit is not None]
-    tasks = [(outcomes[i], folds, fold) for i in fitted for fold in range(folds)]
+    fits = {i: own.fit for i, own in enumerate(outcomes) if own is not None and own.fit is not None}
+    tasks = [(fit.spec, fit.data, folds, fold) for fit in fits.values() for fold in range(folds)]
     done = pool.map(score_fold, tasks, f"{folds}-fold cross-validation")
     found: list[HeldOut | None] = [None] * len(outcomes)
-    for place, i in enumerate(fitted):
+    for place, i in enumerate(fits):
         own = done[place * folds : (place + 1) * folds]
         if all(fold is not None and not fold.stopped for fold in own):
             found[i] = joined(own)

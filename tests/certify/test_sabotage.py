@@ -161,6 +161,36 @@ def gap_with_sigma_for_sigma_squared_in_the_posterior(monkeypatch, fit):
     return fit
 
 
+def information_with_a_flipped_sign(monkeypatch, fit):
+    def spoil(original, subject):
+        phi, matrix = original(subject)
+        return phi, -matrix
+
+    broken(monkeypatch, evidence, "information", spoil)
+    return fit
+
+
+def information_with_one_covariance_a_thousandth_off(monkeypatch, fit):
+    def spoil(original, subject):
+        phi, matrix = original(subject)
+        matrix[0, 1] *= 1.001
+        matrix[1, 0] *= 1.001
+        return phi, matrix
+
+    broken(monkeypatch, evidence, "information", spoil)
+    return fit
+
+
+def information_with_sigma_for_sigma_squared(monkeypatch, fit):
+    broken(monkeypatch, evidence, "information", confused_scale)
+    return fit
+
+
+def information_with_two_permuted_parameters(monkeypatch, fit):
+    broken(monkeypatch, evidence, "information", permuted(LOC))
+    return fit
+
+
 def gradient_with_sigma_for_sigma_squared_stored(monkeypatch, fit):
     return moved(fit, SCALE, lambda log_scale: 2 * log_scale)
 
@@ -254,6 +284,10 @@ SABOTAGES = [
     ("responsibilities", "mixture", responsibilities_with_one_row_a_millionth_off),
     ("gap", "mixture", gap_with_one_row_of_the_posterior_wrong),
     ("gap", "mixture", gap_with_sigma_for_sigma_squared_in_the_posterior),
+    ("information", "mixture", information_with_a_flipped_sign),
+    ("information", "mixture", information_with_one_covariance_a_thousandth_off),
+    ("information", "mixture", information_with_sigma_for_sigma_squared),
+    ("information", "mixture", information_with_two_permuted_parameters),
     ("gradient", "mixture", gradient_with_sigma_for_sigma_squared_stored),
     ("gradient", "mixture", gradient_with_two_permuted_parameters_stored),
     ("gradient", "mixture", gradient_of_flipped_mixing_weights),

@@ -1,0 +1,171 @@
+"""Student's t over all dimensions at once: one weight a row, the scale matrix kept as its Cholesky factor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from ppl_gen.errors import FitError
+from ppl_gen.program.families.base import LazyDistribution, Site, Sizes, about_middle, as_rows, is_outer
+from ppl_gen.program.families.cells import pool
+from ppl_gen.program.families.multivariate_normal import MultivariateNormalFamily, _symmetric, quadratic_features
+from ppl_gen.program.families.normal import ECM_CYCLES
+from ppl_gen.program.families.student_t import (
+    DF_BEGINNING,
+    degrees_of_freedom,
+    expansion,
+    expected_log_weight,
+    log_constant,
+)
+
+NO_HOLES = "a MultivariateStudentT with missing cells is not supported yet: drop those rows, or use StudentT"
+
+
+class CholeskyStudentT(LazyDistribution):
+    """Student's t with scale matrix L Lᵀ: df (*batch, 1), loc (*batch, D) and L (*batch, D, D)."""
+
+    has_rsample = True
+    support = constraints.real_vector
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "df": constraints.independent(constraints.positive, 1),
+        "loc": constraints.real_vector,
+        "scale_tril": constraints.lower_cholesky,
+    }
+
+    def __init__(
+        self, df: Tensor, loc: Tensor, scale_tril: Tensor, validate_args: bool | None = None
+    ) -> None:
+        self.df, self.loc, self.scale_tril = df, loc, scale_tril
+        batch = torch.broadcast_shapes(df.shape[:-1], loc.shape[:-1], scale_tril.shape[:-2])
+        super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """The location over the whole batch; not a number where df ≤ 1."""
+        return torch.where(self.df > 1, self.loc, math.nan).expand(self._batch_shape + self._event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """The covariance's diagonal over the whole batch; infinite where df ≤ 2, and no number where df ≤ 1."""
+        finite = (self.scale_tril**2).sum(-1) * self.df / (self.df - 2).clamp(min=torch.finfo(self.df.dtype).tiny)
+        heavy = torch.where(self.df > 1, math.inf, math.nan)
+        return torch.where(self.df > 2, finite, heavy).expand(self._batch_shape + self._event_shape)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """A normal draw over the square root of a gamma one, the same for all dimensions."""
+        shape = self._draw_shape(sample_shape)
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        half = (self.df / 2).expand((*shape[:-1], 1))
+        precision = (torch._standard_gamma(half) / half).clamp(min=torch.finfo(self.df.dtype).tiny)
+        return self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1) * precision.rsqrt()
+
+    def where_seen(self, seen: Tensor | None) -> CholeskyStudentT:
+        """All cells, or an error."""
+        if seen is not None:
+            raise FitError(NO_HOLES)
+        return self
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log t of the whitened distance."""
+        if self._validate_args:
+            self._validate_sample(value)
+        D, df = value.shape[-1], self.df.squeeze(-1)
+        squared = squared_distance(self.loc, self.scale_tril, value)
+        volume = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        tail = (df + D) / 2 * torch.log1p(squared / df)
+        return self._over_batch(log_constant(df, D) - volume - tail, value.shape[:-1])
+
+
+def squared_distance(loc: Tensor, factor: Tensor, value: Tensor) -> Tensor:
+    """|L⁻¹(x − loc)|² for loc (*batch, D), L (*batch, D, D) and rows (…, N, D): (…, N)."""
+    rows, own = value.shape[:-1], torch.broadcast_shapes(loc.shape[:-1], factor.shape[:-2])
+    if len(own) > 1 and is_outer(own, rows):
+        loc, value = about_middle(loc, as_rows(value))
+        eye = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device)
+        inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+        centre = inverse @ loc.unsqueeze(-1)  # (…E, 1, D, 1)
+        return ((inverse @ value.T - centre) ** 2).sum(-2).squeeze(-2)
+    apart = (value - loc).unsqueeze(-1)
+    batch = torch.broadcast_shapes(apart.shape[:-2], factor.shape[:-2])
+    factor, apart = factor.expand(batch + factor.shape[-2:]), apart.expand(batch + apart.shape[-2:])
+    return (torch.linalg.solve_triangular(factor, apart, upper=False) ** 2).sum((-2, -1))
+
+
+class MultivariateStudentTFamily(MultivariateNormalFamily):
+    """MultivariateStudentT(dim, df, loc, cov) or (…, scale_tril): F7.3 by the weights of a scale mixture."""
+
+    adaptive = True
+
+    def axes(self, parameter: str, sizes: Sizes) -> tuple[int, ...]:
+        """One number for df, (D,) for the location, the packed lower triangle for a matrix."""
+        return (1,) if parameter == "df" else super().axes(parameter, sizes)
+
+    def distribution(self, working: Mapping[str, Tensor], sizes: Sizes) -> CholeskyStudentT:  # type: ignore[override]
+        """Student's t with scale matrix L Lᵀ."""
+        loc = working["loc"].expand((*working["loc"].shape[:-1], sizes.width))
+        return CholeskyStudentT(working["df"], loc, working["cov" if "cov" in working else "scale_tril"])
+
+    def closed_form(self, partly_fixed: frozenset[str], shared: frozenset[str]) -> str | None:
+        """As for the normal."""
+        reason = super().closed_form(partly_fixed, shared)
+        return None if reason is None else reason.replace("MultivariateNormal", "MultivariateStudentT")
+
+    def expected_statistics(
+        self,
+        weights: Tensor,
+        value: Tensor,
+        sizes: Sizes,
+        *,
+        seen: Tensor | None = None,
+        current: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Σw, Σw·log u, then Σwu, Σwux and Σwuxxᵀ, with u as it is expected at the current parameters."""
+        assert current is not None
+        if seen is not None:
+            raise FitError(NO_HOLES)
+        factor = current["cov" if "cov" in current else "scale_tril"].unsqueeze(-3)
+        squared = squared_distance(current["loc"].unsqueeze(-2), factor, value)  # (joint axes…, N)
+        u, log_u = expected_log_weight(current["df"], squared, value.shape[-1])
+        wu = (weights * u).reshape(-1, weights.shape[-1])
+        sums = (wu @ quadratic_features(value).T).reshape((*weights.shape[:-1], -1))
+        counts = torch.stack([weights.sum(-1), (weights * log_u).sum(-1)], -1)
+        return torch.cat([counts, sums], -1)
+
+    def maximise(
+        self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """A normal's estimates under the weights u; df by Newton's method in its logarithm."""
+        D, name = site.sizes.width, "cov" if "cov" in current else "scale_tril"
+        n, logs, u, first, packed = statistics.split([1, 1, 1, D, D * (D + 1) // 2], -1)
+        alpha = expansion(n, u, site.spread(current["df"], "df"), site, name)
+        u, first, packed, logs = u / alpha, first / alpha, packed / alpha, logs - n * alpha.log()
+        second = _symmetric(packed, D)
+        loc, factor = current["loc"], current[name]
+        regular = torch.ones_like(statistics.sum(), dtype=torch.bool)
+        for _ in range(1 if name in site.fixed or site.nested(name, "loc") else ECM_CYCLES):
+            if "loc" not in site.fixed:
+                loc = self._locate(u, first, loc, factor, name, site)
+            if name not in site.fixed:
+                middle = site.spread(loc, "loc")
+                crossed = first.unsqueeze(-1) * middle.unsqueeze(-2)
+                squares = middle.unsqueeze(-1) * middle.unsqueeze(-2) * u.unsqueeze(-1)
+                scatter = site.gather(second - crossed - crossed.mT + squares, name)
+                count = pool(n, site, name).unsqueeze(-1)
+                factor, regular = self._factorise(scatter, count, factor, floor, jitter)
+        df = degrees_of_freedom(n, u, logs, current["df"], site)
+        return {"df": df, "loc": loc, name: factor}, regular
+
+    def rescale(self, working: Mapping[str, Tensor], shift: Tensor, scale: Tensor) -> dict[str, Tensor]:
+        """Loc and L in units of `scale`, from `shift`; df has no unit."""
+        return {"df": working["df"], **super().rescale(working, shift, scale)}
+
+    def beginning(self, centre: Tensor, spread: Tensor) -> dict[str, Tensor]:
+        """Nearly normal, so that the first weights exclude no class."""
+        factor = torch.diag_embed(spread)
+        df = torch.full_like(centre[..., :1], DF_BEGINNING)
+        return {"df": df, "loc": centre, "cov": factor, "scale_tril": factor}

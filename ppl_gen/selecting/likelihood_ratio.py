@@ -1,0 +1,155 @@
+"""How many classes: bootstrap likelihood-ratio tests along a grid of sizes.
+
+Twice the log-likelihood ratio of k and k+1 classes is not χ²-distributed, since the smaller model lies on the edge of
+the larger one. McLachlan (1987, Applied Statistics 36, 318–324) draws its distribution instead: samples from
+the fit with k classes, both models fitted to each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.data.table import Table
+from ppl_gen.declare.spec import Spec
+from ppl_gen.errors import FitError
+from ppl_gen.infer.algorithms import EM
+from ppl_gen.program.program import Program
+from ppl_gen.results.fit import Fit
+from ppl_gen.results.rows import seeded
+from ppl_gen.selecting.rows import Array, drawn, units
+from ppl_gen.selecting.tasks import MISTAKES, Outcome, Shared, fit_table
+from ppl_gen.selecting.workers import Workers
+
+LEVEL = 0.05  # a p-value up to here asks for the larger size
+FEW = 5  # restarts of the larger model on a sample; the smaller one starts where the sample came from
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One size against the next: 2 (ll₁ − ll₀), its p-value, and what to know of it."""
+
+    statistic: float
+    p: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """The statistic of one sample; NaN where a fit of it is no answer."""
+
+    statistic: float
+    stopped: bool = False
+
+
+def replicate(shared: Shared, null: Outcome, larger: Spec, tables: tuple[Table, Table], key: tuple[int, int]) -> Replicate:
+    """Draw as many units as the data have from the null fit, and fit both models to them."""
+    fit = null.fit
+    assert fit is not None
+    seed = int(np.random.SeedSequence((shared.seed, *key)).generate_state(1)[0])
+    arrays = resampled(fit.program, tables[0], seed)
+    algorithm = shared.algorithm if isinstance(shared.algorithm, EM) else EM()
+    few = replace(algorithm, restarts=min(FEW, algorithm.restarts))
+    try:
+        below = fit_table(fit.spec, drawn(tables[0], arrays), replace(few, init=fit.parameters), seed=seed)[1]
+        above = fit_table(larger, drawn(tables[1], arrays), few, seed=seed)[1]
+    except MISTAKES:
+        return Replicate(math.nan)
+    runs = (below, above)
+    return Replicate(
+        2 * (above.history[-1] - below.history[-1]), any(run.status.name == "INTERRUPTED" for run in runs)
+    )
+
+
+def resampled(program: Program, table: Table, seed: int) -> dict[str, Array]:
+    """New rows like a table's: its Inputs, a row for each unit, and its missing cells.
+
+    Raises:
+        FitError: weights are no whole numbers, so that there are no units to draw.
+
+    """
+    own = units(table)
+    if own is None:
+        raise FitError(
+            "the bootstrap draws units, and weights that are no whole numbers do not say how many there are; "
+            "choose another criterion"
+        )
+    roles = program.schema.roles
+    inputs = program.tensors({name: table.arrays[name][own] for name in roles.inputs})
+    with seeded(program, seed):
+        values = program.model(inputs, n=len(own))
+    arrays = {name: table.arrays[name][own] for name in roles.inputs}
+    for name in roles.observed:
+        before = table.arrays[name][own]
+        new = values[name].cpu().numpy().reshape(before.shape).astype(before.dtype)
+        missing = before < 0 if before.dtype.kind in "iu" else np.isnan(before)
+        arrays[name] = np.where(missing, before, new)
+    return arrays
+
+
+def sizes_in_order(settings: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The candidates by increasing size.
+
+    Raises:
+        FitError: the grid is not one path with whole numbers.
+
+    """
+    paths = {path for own in settings for path in own}
+    values = [value for own in settings for value in own.values()]
+    if len(paths) != 1 or len(values) < 2 or not all(isinstance(value, int) for value in values):
+        raise FitError(
+            'the bootstrap test needs a grid of one size, as {"z.k": range(1, 6)}: each size is tested against '
+            f"the next; here the grid is over {', '.join(sorted(paths)) or 'nothing'}"
+        )
+    return sorted(range(len(values)), key=lambda i: values[i])
+
+
+def tested(
+    pool: Workers, order: Sequence[int], outcomes: Sequence[Outcome | None], draws: int
+) -> tuple[dict[int, Comparison], int | None]:
+    """Test size after size until the next one is not asked for.
+
+    Returns:
+        By candidate, the test that the size before it is enough; and the candidate that the tests stop at,
+        None where they cannot go on (a size has no fit, or Ctrl-C).
+
+    """
+    found: dict[int, Comparison] = {}
+    for below, above in zip(order, order[1:], strict=False):
+        null, larger = _fit_of(outcomes[below]), _fit_of(outcomes[above])
+        if null is None or larger is None or null.data is None or larger.data is None:
+            return found, None
+        if {null.algorithm["name"], larger.algorithm["name"]} != {"EM"}:
+            raise FitError("the bootstrap test needs exact log-likelihoods, which EM gives and SVI does not")
+        bare = Outcome(replace(null, data=None))
+        tables = (null.data, larger.data)
+        tasks = [(bare, larger.spec, tables, (above, s)) for s in range(draws)]
+        done = pool.map(replicate, tasks, f"bootstrap test {len(found) + 1}, {draws} samples")
+        if pool.interrupted:
+            return found, None
+        found[above] = judged(2 * (larger.log_likelihood - null.log_likelihood), done)
+        if not found[above].p <= LEVEL:
+            return found, below if math.isfinite(found[above].p) else None
+    return found, order[-1]
+
+
+def judged(statistic: float, samples: Sequence[Replicate]) -> Comparison:
+    """p = (b + 1)/(S + 1), b of S samples having a statistic at least as large."""
+    values = np.array([own.statistic for own in samples])
+    sound = values[np.isfinite(values)]
+    failed = len(values) - len(sound)
+    if 2 * failed > len(values):
+        return Comparison(statistic, math.nan, (f"{failed} of {len(values)} bootstrap samples could not be fitted",))
+    notes = (f"{failed} of {len(values)} bootstrap samples could not be fitted",) if failed else ()
+    if statistic < 0:
+        notes += ("the larger size has the lower log-likelihood: it ended in a local mode",)
+    return Comparison(statistic, float((sound >= statistic).sum() + 1) / (len(sound) + 1), notes)
+
+
+def _fit_of(outcome: Outcome | None) -> Fit | None:
+    usable = outcome is not None and outcome.fit is not None and outcome.fit.status.usable
+    return outcome.fit if usable and outcome is not None else None
