@@ -23,7 +23,7 @@ from ppl_gen.infer.identified import Identified
 
 DIRECTIONS = 3
 TRIAL = 1e-6  # of a unit: how far a first look along a direction goes
-CHANGE = 0.01  # nats by which no log-joint changes from one of the five points to the next
+CHANGE = 0.05  # nats by which no log-joint changes from one of the five points to the next
 SEEN = 1e-12  # responsibilities below this add nothing
 OFFSETS = (-2, -1, 0, 1, 2)
 FIRST = np.array([1, -8, 0, 8, -1]) / 12  # fourth-order differences

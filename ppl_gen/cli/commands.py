@@ -91,6 +91,10 @@ def fit(
         str | None,
         typer.Option(help='As "SVI(epochs=20)" or "EM(restarts=50)"; left out, the route decides.'),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="How often each row counts; not read as data."),
+    ] = None,
     dtype: Annotated[Precision | None, typer.Option(help="Left out, the model decides.")] = None,
     device: Annotated[str, typer.Option(help="As cpu or cuda.")] = "cpu",
     replace: Replace = False,
@@ -108,10 +112,11 @@ def fit(
     options.check_device(device)
     if out is not None:
         check_writable(out, replace=replace)
-    typer.echo(roles_text(read_table(data, declaration)))
+    typer.echo(roles_text(read_table(data, declaration, weights=weights)))
     precision = None if dtype is None else getattr(torch, dtype.value)
+    more: dict[str, Any] = {} if weights is None else {"weights": weights}
     with _route_told():
-        result = fit_model(declaration, data, chosen, seed=seed, dtype=precision, device=device)
+        result = fit_model(declaration, data, chosen, seed=seed, dtype=precision, device=device, **more)
     if out is not None:
         result.save(out, replace=replace)
     typer.echo(outcome_text(result))

@@ -72,9 +72,10 @@ def roles_text(table: Table) -> str:
             f"{name} ({', '.join(columns) if len(columns) <= SHOWN_COLUMNS else f'{len(columns)} columns'})"
         )
 
+    weighted = "" if table.weights is None else f", their weights sum to {table.total:g}"
     return _aligned(
         {
-            "rows": str(table.n_units),
+            "rows": str(table.n_units) + weighted,
             "observed": ", ".join(map(told, schema.roles.observed)),
             "latent": ", ".join(schema.roles.latent) or "none",
             "inputs": ", ".join(map(told, schema.roles.inputs)) or "none",

@@ -87,7 +87,7 @@ def counts(node: str, columns: Sequence[str], cells: Cells) -> None:
     _refuse(node, columns, cells, lambda x: (np.floor(x) != x) & ~np.isnan(x), "counts are whole numbers")
 
 
-def enough_rows(roles: Roles, k: Mapping[str, int], n_rows: int, total: float) -> None:
+def enough_rows(roles: Roles, k: Mapping[str, int], n_rows: int, total: float = 0.0) -> None:
     """Refuse to fit more classes than there are rows; a row of weight w stands for w."""
     for name in roles.latent:
         if k.get(name, 0) > max(n_rows, total):
@@ -98,7 +98,7 @@ def enough_rows(roles: Roles, k: Mapping[str, int], n_rows: int, total: float) -
 
 
 def constant_columns(
-    spec: Spec, schema: Schema, same: Mapping[str, NDArray[np.bool_]], n_rows: int
+    spec: Spec, schema: Schema, same: Mapping[str, NDArray[np.bool_]], n_rows: int, *, whole: bool = True
 ) -> list[str]:
     """Warnings for columns of observed leaves that never vary, and for rows that are all equal.
 
@@ -107,6 +107,7 @@ def constant_columns(
         schema: with its roles and columns settled.
         n_rows: their number.
         same: by node, which columns hold one value only where they hold any, (width,).
+        whole: whether no cell is missing.
 
     """
     notes = []
@@ -121,7 +122,8 @@ def constant_columns(
                 "nothing is learned from it, so leave it out unless it is there on purpose"
             )
     if n_rows > 1 and schema.roles.observed and all(same[name].all() for name in schema.roles.observed):
-        notes.append(f"all {n_rows} rows are equal: there is nothing to tell classes apart")
+        equal = "equal" if whole else "equal in the cells they have"
+        notes.append(f"all {n_rows} rows are {equal}: there is nothing to tell classes apart")
     return notes
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import narwhals as nw
 import numpy as np
 import pandas as pd
 
+from ppl_gen.data import holes
 from ppl_gen.data.checks import at, listed, where
 from ppl_gen.data.raw import Raw, blank, frame_columns, header_of, is_numeric, raw_entry
 from ppl_gen.data.schema import Schema
 from ppl_gen.declare.declared import nearest
 from ppl_gen.declare.spec import Spec
 from ppl_gen.errors import DataError
+
+Need = Literal["observed", "all", "inputs", "any"]
+"""What must be in the data: see `read_table`."""
 
 Chosen = tuple[dict[str, Raw], list[str]]
 """The columns of each node the data have, and warnings about columns left unread."""
@@ -85,6 +89,47 @@ def from_array(data: Any, spec: Spec, schema: Schema | None) -> Chosen:
     if schema is None and own and len(own) == len(raw.columns):
         raw = Raw(own, raw.cells, shape=raw.shape)
     return {leaf: raw}, []
+
+
+def present(
+    chosen: Mapping[str, Raw], spec: Spec, schema: Schema | None, need: Need, there: Sequence[str]
+) -> None:
+    """Refuse data that lack what must be there.
+
+    Args:
+        chosen: what the data have, by node.
+        spec: the declaration.
+        schema: of the training data, at predict time.
+        need: what must be there, as `read_table` takes it.
+        there: the names of all columns or entries, for the message.
+
+    Raises:
+        DataError: it names the first node that is lacking.
+
+    """
+    leaves = (*spec.leaves, *spec.inputs)
+    needed = leaves
+    if schema is not None:
+        inner = [name for name in schema.roles.observed if name not in spec.leaves]
+        fixed = [name for name in inner if not holes.can_be_summed(spec, name, schema.k.get(name))]
+        needed = {"observed": leaves, "all": (*leaves, *fixed), "inputs": spec.inputs, "any": ()}[need]
+    lacking = [name for name in needed if name not in chosen]
+    if not lacking and chosen:
+        return
+    name = (*lacking, *leaves)[0]
+    known = schema.columns.get(name, (name,)) if schema is not None else (name,)
+    what = "Input" if name in spec.inputs else "leaf" if name in spec.leaves else "node"
+    columns_of = "" if known == (name,) else f" (columns {listed(known)})"
+    unlisted = (
+        " and columns: does not list it"
+        if schema is None and spec.columns and name not in spec.columns
+        else ""
+    )
+    raise DataError(
+        f"the data lack the {what} {name!r}{columns_of}{unlisted}; "
+        f"they have {listed(there) or 'nothing'}"
+        f"{nearest(known[0], [t for t in there if t not in chosen])}"
+    )
 
 
 def _still_there(schema: Schema, header: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -40,6 +40,8 @@ def collapsed(table: Table) -> tuple[Table, NDArray[np.int64]] | None:
     """
     if not table.arrays or not table.discrete.issuperset(table.arrays):
         return None
+    if any(len(array) != table.n_units for array in table.arrays.values()):
+        return None  # a sample of the rows, as of a streamed table
     key, size = np.zeros(table.n_units, dtype=np.int64), 1
     for array in table.arrays.values():
         for column in array.reshape(len(array), -1).T:

@@ -35,6 +35,11 @@ class Distinct:
         """Whether text stands beside numbers."""
         return len({isinstance(value, str) for value in self.values}) > 1
 
+    @property
+    def minus_one(self) -> bool:
+        """Whether the values are -1, 0, 1, …: labels as other libraries write them, -1 for none."""
+        return -1 in self.values and self.values == tuple(range(-1, len(self.values) - 1))
+
 
 def distinct(node: str, column: str, cells: NDArray[Any]) -> Distinct:
     """The sorted distinct values of one column, numbers before text.
@@ -72,6 +77,16 @@ def distinct(node: str, column: str, cells: NDArray[Any]) -> Distinct:
     return Distinct(node, column, tuple(values[i] for i in order), place[index])
 
 
+def oddities(own: Distinct, *, label: bool) -> list[str]:
+    """Warnings about what a column shows; `label`: other nodes depend on it."""
+    notes = [f"{where(own.column, own.node)} mixes numbers and text"] * own.mixed
+    if label and own.minus_one:
+        notes.append(
+            f"{where(own.column, own.node)} holds -1, a level as others are; a cell without a label is blank or NaN"
+        )
+    return notes
+
+
 def learn_levels(columns: list[Distinct], k: int | None) -> tuple[list[tuple[Level, ...] | None], int]:
     """The levels of each column of one node (`None`: cells are codes already) and the number of categories.
 
@@ -89,7 +104,7 @@ def learn_levels(columns: list[Distinct], k: int | None) -> tuple[list[tuple[Lev
         bound = max(runs, default=0)
     else:
         bound = k
-    levels: list[tuple[Level, ...] | None] = []
+    levels: list[tuple[Level, ...]] = []
     for own in columns:
         whole = own.whole
         if whole is not None and whole[-1] < bound:
@@ -102,7 +117,7 @@ def learn_levels(columns: list[Distinct], k: int | None) -> tuple[list[tuple[Lev
                 f"{'; a cell without a label is blank or NaN, not -1' if -1 in own.values else ''}"
             )
         levels.append(own.values)
-    most = max([bound, *(len(own) for own in levels if own is not None)])
+    most = max([bound, *map(len, levels)])
     single = len(columns) == 1  # a declared k is then said of this very column
     return [None if are_codes(own) and (single or len(own) == most) else own for own in levels], most
 

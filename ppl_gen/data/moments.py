@@ -40,7 +40,7 @@ def centre_and_spread(
         counts = weights > 0
         if not counts.all():
             cells, weights = cells[counts], weights[counts]
-        weights = np.ldexp(weights, -np.frexp(weights.max())[1])  # exact, and no sum overflows
+        weights = np.asarray(np.ldexp(weights, -np.frexp(weights.max())[1]))  # exact, and no sum overflows
     low, high = np.fmin.reduce(cells, axis=0), np.fmax.reduce(cells, axis=0)  # (width,)
     exponent = np.frexp(np.maximum(np.abs(low), np.abs(high)))[1]
     factor = np.ldexp(1.0, -np.clip(exponent, -1000, 1000))  # clipped: 2^1074 is not a float
@@ -75,7 +75,7 @@ def constant(cells: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.bool_
 
 def _first_cells(cells: Cells) -> Cells:
     """The first cell that each column has, (width,)."""
-    first = cells[0].copy()
+    first: Cells = cells[0].copy()
     for column in np.flatnonzero(np.isnan(first)):
         first[column] = cells[np.isnan(cells[:, column]).argmin(), column]
     return first

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import narwhals as nw
 import numpy as np
@@ -14,18 +14,16 @@ from numpy.typing import NDArray
 
 from ppl_gen.data import checks, columns, holes
 from ppl_gen.data import weights as weighting
+from ppl_gen.data.columns import Need as Need
 from ppl_gen.data.csv_files import read_csv
-from ppl_gen.data.levels import Distinct, distinct, encode, learn_levels
+from ppl_gen.data.levels import Distinct, distinct, encode, learn_levels, oddities
 from ppl_gen.data.moments import centre_and_spread, constant
 from ppl_gen.data.raw import Raw, as_frame, raw_entry, to_numbers
 from ppl_gen.data.schema import Level, Schema
 from ppl_gen.data.sizes import Claim, Sizes, declared_sizes, is_scalar, settle
 from ppl_gen.data.table import Table
-from ppl_gen.declare.declared import nearest
 from ppl_gen.declare.spec import Spec
 from ppl_gen.errors import DataError
-
-Need = Literal["observed", "all", "inputs", "any"]
 
 
 def read_table(
@@ -106,15 +104,12 @@ def _checked(
     beside: Raw | None,
 ) -> Table:
     chosen, notes = found
-    _present(chosen, spec, schema, need, [str(name) for name in there])
+    columns.present(chosen, spec, schema, need, [str(name) for name in there])
     n_rows = checks.equal_lengths({name: raw.n_rows for name, raw in chosen.items()})
     weights = None
     if beside is not None:
         weights = weighting.checked(beside, beside.columns[0] if beside.named else "weights", n_rows)
-    if schema is None:
-        table = _first_time(chosen, spec, n_rows, weights)
-    else:
-        table = _again(chosen, spec, schema, n_rows)
+    table = _again(chosen, spec, schema, n_rows) if schema else _first_time(chosen, spec, n_rows, weights)
     discrete = {
         name for name in chosen if spec.is_category(name) or spec.nodes[name].support in ("boolean", "count")
     }
@@ -142,7 +137,7 @@ def _first_time(
             found.k[name] = Claim(k, "")
             levels[name] = tuple(per)
             arrays[name] = _codes(own, per, k, scalar=is_scalar(spec, name, len(own)))
-            notes += [f"{checks.where(d.column, name)} mixes numbers and text" for d in own if d.mixed]
+            notes += [note for column in own for note in oddities(column, label=name not in (*spec.leaves, *spec.inputs))]
         else:
             arrays[name] = _numbers(spec, name, raw)
     counts = None if weights is None else weights > 0
@@ -173,7 +168,7 @@ def _first_time(
         for name in roles.observed
     }
     notes += holes.empty_rows(roles.observed, lost)
-    notes += checks.constant_columns(spec, schema, same, n_rows)
+    notes += checks.constant_columns(spec, schema, same, n_rows, whole=not gaps)
     return Table(schema, arrays, n_rows, tuple(notes), gaps)
 
 
@@ -238,32 +233,3 @@ def _fits(name: str, raw: Raw, declared: Claim | None) -> None:
         raise DataError(
             f"{name!r} {declared.text} and the data give it {width} {noun}: {checks.listed(raw.columns)}"
         )
-
-
-def _present(
-    chosen: Mapping[str, Raw], spec: Spec, schema: Schema | None, need: Need, there: Sequence[str]
-) -> None:
-    """What must be in the data is."""
-    leaves = (*spec.leaves, *spec.inputs)
-    needed = leaves
-    if schema is not None:
-        inner = [name for name in schema.roles.observed if name not in spec.leaves]
-        fixed = [name for name in inner if not holes.can_be_summed(spec, name, schema.k.get(name))]
-        needed = {"observed": leaves, "all": (*leaves, *fixed), "inputs": spec.inputs, "any": ()}[need]
-    lacking = [name for name in needed if name not in chosen]
-    if not lacking and chosen:
-        return
-    name = (*lacking, *leaves)[0]
-    known = schema.columns.get(name, (name,)) if schema is not None else (name,)
-    what = "Input" if name in spec.inputs else "leaf" if name in spec.leaves else "node"
-    columns_of = "" if known == (name,) else f" (columns {checks.listed(known)})"
-    unlisted = (
-        " and columns: does not list it"
-        if schema is None and spec.columns and name not in spec.columns
-        else ""
-    )
-    raise DataError(
-        f"the data lack the {what} {name!r}{columns_of}{unlisted}; "
-        f"they have {checks.listed(there) or 'nothing'}"
-        f"{nearest(known[0], [t for t in there if t not in chosen])}"
-    )

@@ -8,12 +8,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import narwhals as nw
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ppl_gen.data.checks import equal_lengths
+from ppl_gen.data.csv_files import read_csv
+from ppl_gen.data.stream_csv import csv_chunks, csv_header
 from ppl_gen.declare.declared import nearest
 from ppl_gen.errors import DataError
 
@@ -21,6 +25,7 @@ CHUNK_BYTES = 16 * 2**20  # of float64 cells read at a time
 LARGEST_TABLE = 256 * 2**20  # bytes of cells, as float64, above which a file is streamed without being asked
 ENDINGS = (".parquet", ".pq", ".npy", ".csv", ".tsv")
 
+Item = TypeVar("Item")
 Place = str | os.PathLike[str]
 
 
@@ -85,12 +90,12 @@ class Source(ABC):
         """What all cells take as float64, as nearly as can be told without reading them."""
 
     @abstractmethod
-    def chunks(self) -> Iterator[Chunk]:
-        """All rows, in order."""
+    def chunks(self, order: np.random.Generator | None = None) -> Iterator[Chunk]:
+        """All rows, in order; or their chunks in a random one, as far as the form allows."""
 
     @abstractmethod
-    def whole(self) -> Any:
-        """All rows at once."""
+    def whole(self) -> tuple[Any, list[str]]:
+        """All rows at once, as `read_table` takes them, and warnings."""
 
     @property
     def notes(self) -> list[str]:
@@ -100,6 +105,13 @@ class Source(ABC):
     def rows_at_a_time(self, width: int) -> int:
         """Rows of a chunk that is `width` cells wide."""
         return self.chunk_rows or max(1, CHUNK_BYTES // (8 * max(width, 1)))
+
+
+class _RowGroup(NamedTuple):
+    path: Path
+    number: int
+    first: int
+    names: list[str]
 
 
 class Parquet(Source):
@@ -112,24 +124,33 @@ class Parquet(Source):
             8 * meta.num_rows * meta.num_columns for meta in (_parquet(p).metadata for p in self.paths)
         )
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Data frames, row group by row group."""
-        header = None
-        for path in self.paths:
-            file = _parquet(path)
-            names = file.schema_arrow.names
-            _same_header(path, names, header := header or names, self.paths[0])
-            wanted = None if self.columns is None else list(self.columns)
-            size = self.rows_at_a_time(len(wanted or names))
-            first = 0
-            with file:
-                for batch in file.iter_batches(batch_size=size, columns=wanted):
-                    yield Chunk(str(path), first, batch.to_pandas())
+    def chunks(self, order: np.random.Generator | None = None) -> Iterator[Chunk]:
+        """Data frames, none over the edge of a row group."""
+        groups = list(self._groups())
+        names = groups[0].names if groups else []
+        wanted = None if self.columns is None else list(self.columns)
+        size = self.rows_at_a_time(len(wanted or names))
+        for place in _ordered(groups, order):
+            with _parquet(place.path) as file:
+                first = place.first
+                for batch in file.iter_batches(batch_size=size, row_groups=[place.number], columns=wanted):
+                    yield Chunk(str(place.path), first, batch.to_pandas())
                     first += batch.num_rows
 
-    def whole(self) -> pd.DataFrame:
+    def whole(self) -> tuple[pd.DataFrame, list[str]]:
         """One data frame."""
-        return _joined([chunk.cells for chunk in self.chunks()])
+        return _joined([chunk.cells for chunk in self.chunks()]), []
+
+    def _groups(self) -> Iterator[_RowGroup]:
+        header = None
+        for path in self.paths:
+            with _parquet(path) as file:
+                names = file.schema_arrow.names
+                _same_header(path, names, header := header or names, self.paths[0])
+                first = 0
+                for number in range(file.num_row_groups):
+                    yield _RowGroup(path, number, first, names)
+                    first += file.metadata.row_group(number).num_rows
 
 
 @dataclass(frozen=True)
@@ -143,32 +164,28 @@ class Npy(Source):
         """Cells × 8, from the files' headers."""
         return sum(8 * _mapped(path).size for path in self.paths)
 
-    def chunks(self) -> Iterator[Chunk]:
+    def chunks(self, order: np.random.Generator | None = None) -> Iterator[Chunk]:
         """Arrays, or arrays by node, copied from the mapped file."""
         if self.nodes:
-            yield from self._side_by_side()
-            return
-        for path in self.paths:
-            length, size = len(_mapped(path)), self.rows_at_a_time(_width(path))
-            for first in range(0, length, size):
-                yield Chunk(str(path), first, _copied(path, first, size))
+            return self._side_by_side(order)
+        return self._in_a_row(order)
 
-    def whole(self) -> Any:
+    def whole(self) -> tuple[Any, list[str]]:
         """One array, or arrays by node."""
         if self.nodes:
-            return {node: np.load(path) for node, path in zip(self.nodes, self.paths, strict=True)}
-        return np.concatenate([np.load(path) for path in self.paths])
+            return {node: np.load(path) for node, path in zip(self.nodes, self.paths, strict=True)}, []
+        return np.concatenate([np.load(path) for path in self.paths]), []
 
-    def _side_by_side(self) -> Iterator[Chunk]:
-        lengths = {path: len(_mapped(path)) for path in self.paths}
-        for path, length in lengths.items():
-            if length != lengths[self.paths[0]]:
-                raise DataError(
-                    f"{self.paths[0]} has {lengths[self.paths[0]]} rows and {path} has {length}; "
-                    "a row is one unit, all need as many"
-                )
+    def _in_a_row(self, order: np.random.Generator | None) -> Iterator[Chunk]:
+        size = self.rows_at_a_time(_width(self.paths[0]))
+        places = [(path, first) for path in self.paths for first in range(0, len(_mapped(path)), size)]
+        for path, first in _ordered(places, order):
+            yield Chunk(str(path), first, _copied(path, first, size))
+
+    def _side_by_side(self, order: np.random.Generator | None) -> Iterator[Chunk]:
+        n_rows = equal_lengths({str(path): len(_mapped(path)) for path in self.paths})
         size = self.rows_at_a_time(sum(_width(path) for path in self.paths))
-        for first in range(0, lengths[self.paths[0]], size):
+        for first in _ordered(range(0, n_rows, size), order):
             pairs = zip(self.nodes, self.paths, strict=True)
             cells = {node: _copied(path, first, size) for node, path in pairs}
             yield Chunk(", ".join(map(str, self.paths)), first, cells)
@@ -180,8 +197,6 @@ class Csv(Source):
 
     text: frozenset[str] = frozenset()
 
-    READ: ClassVar[dict[str, Any]] = {"low_memory": False}
-
     @property
     def bytes(self) -> int:
         """The files' own size: a written number is about as long as a float64."""
@@ -191,42 +206,28 @@ class Csv(Source):
         """The same files, these columns read as text."""
         return replace(self, text=self.text | frozenset(text))
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Data frames of `chunk_rows` lines; types are inferred chunk by chunk."""
-        header = None
-        for path in self.paths:
-            names = _csv_header(path)
-            _same_header(path, names, header := header or names, self.paths[0])
-            read = [name for name in names if name and (self.columns is None or name in self.columns)]
-            try:
-                with self._opened(path, read, self.rows_at_a_time(len(read))) as frames:
-                    first = 0
-                    for frame in frames:
-                        yield Chunk(str(path), first, frame[read])
-                        first += len(frame)
-            except (pd.errors.ParserError, UnicodeError, OSError) as error:
-                raise DataError(f"{path}: not readable as CSV: {error}") from error
+    def chunks(self, order: np.random.Generator | None = None) -> Iterator[Chunk]:
+        """Data frames; types are inferred chunk by chunk. Only whole files can be read out of order."""
+        header = csv_header(self.paths[0])
+        read = [name for name in header if name and (self.columns is None or name in self.columns)]
+        size = self.rows_at_a_time(len(read))
+        for path in _ordered(self.paths, order):
+            _same_header(path, csv_header(path), header, self.paths[0])
+            for first, frame in csv_chunks(path, read, size, self.text):
+                yield Chunk(str(path), first, frame)
 
-    def whole(self) -> pd.DataFrame:
+    def whole(self) -> tuple[pd.DataFrame, list[str]]:
         """One data frame."""
-        return _joined([chunk.cells for chunk in replace(self, chunk_rows=2**62).chunks()])
+        found = [read_csv(path) for path in self.paths]
+        return _joined([nw.to_native(frame) for frame, _ in found]), [
+            note for _, own in found for note in own
+        ]
 
     @property
     def notes(self) -> list[str]:
         """An unnamed first column only counts the rows."""
-        unnamed = not _csv_header(self.paths[0])[0]
+        unnamed = not csv_header(self.paths[0])[0]
         return ["the first column has no name (a row index, it seems) and is not read"] * unnamed
-
-    def _opened(self, path: Path, read: list[str], size: int) -> Any:
-        as_text = {name: str for name in read if name in self.text}
-        return pd.read_csv(
-            path,
-            sep=_separator(path),
-            usecols=read,
-            dtype=as_text,  # type: ignore[arg-type]
-            chunksize=min(size, 2**31 - 1),
-            low_memory=False,
-        )
 
 
 def open_rows(data: Place | Rows) -> Source:
@@ -315,32 +316,17 @@ def _width(path: Path) -> int:
     return int(np.prod(_mapped(path).shape[1:], dtype=np.int64))
 
 
-def _separator(path: Path) -> str:
-    return "\t" if ".tsv" in path.suffixes else ","
-
-
-def _csv_header(path: Path) -> list[str]:
-    """The names in the first line; "" where there is none."""
-    try:
-        line = pd.read_csv(path, sep=_separator(path), header=None, nrows=1, dtype=str, keep_default_na=False)
-    except pd.errors.EmptyDataError as error:
-        raise DataError(f"{path}: the file is empty") from error
-    except (pd.errors.ParserError, UnicodeError, OSError) as error:
-        raise DataError(f"{path}: not readable as CSV: {error}") from error
-    names = [str(name) for name in line.iloc[0]]
-    twice = [name for name in names if name and names.count(name) > 1]
-    if twice:
-        raise DataError(f"{path}: column {twice[0]!r} stands more than once in the header")
-    if len(names) == 1 and (marks := [mark for mark in ";\t|" if mark in names[0]]):
-        raise DataError(f"{path}: columns seem to be separated by {marks[0]!r}, where a CSV file has commas")
-    return names
-
-
 def _same_header(path: Path, names: Sequence[str], header: Sequence[str], first: Path) -> None:
     if sorted(names) != sorted(header):
         raise DataError(
             f"{path}: its columns ({', '.join(names)}) are not those of {first} ({', '.join(header)})"
         )
+
+
+def _ordered(places: Sequence[Item], order: np.random.Generator | None) -> Iterator[Item]:
+    """Places to read, as they stand or in a random order."""
+    picked = range(len(places)) if order is None else order.permutation(len(places)).tolist()
+    return (places[i] for i in picked)
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import narwhals as nw
@@ -39,7 +40,9 @@ def from_mapping(data: Mapping[Any, Any], name: str, spec: Spec) -> tuple[dict[A
 
     """
     _its_own(name, [str(key) for key in data], spec)
-    return {key: value for key, value in data.items() if key != name}, raw_entry(name, data[name], dim=None)
+    raw = raw_entry(name, data[name], dim=None)
+    raw = replace(raw, columns=(name,) * len(raw.columns), named=True)
+    return {key: value for key, value in data.items() if key != name}, raw
 
 
 def checked(raw: Raw, what: str, n_rows: int) -> Weights:

@@ -35,7 +35,7 @@ def run_em(program: Program, table: Table, algorithm: EM, *, seed: int = 0) -> R
     count = 1 if given is not None or not program.enumerated else algorithm.restarts
     _validate(program, table, original)
     how = "traced" if algorithm.lowering == "auto" else algorithm.lowering
-    joint, features = sizes(program)
+    joint, features = sizes(program, table)
     work = 2.0 * table.n_units * count * joint * features
     with torch.no_grad(), threads_for(work), interruptible() as interrupt:
         engine = Engine(program, table, original, count, how)  # type: ignore[arg-type]

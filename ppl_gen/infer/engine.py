@@ -45,7 +45,7 @@ class Engine:
         self.bounds = self.standard.bounds(table)
         self.offset = self.standard.log_units(table)
         self.monotone = not newton.groups(program)
-        size = block_rows(program, table.n_units, restarts)
+        size = block_rows(program, table, restarts)
         self.spans = [(a, min(a + size, table.n_units)) for a in range(0, table.n_units, size)]
         self.blocks = [_filled(self.standard.block(table, *span), size) for span in self.spans]
         self.weights = [_weights(program, table, *span, size) for span in self.spans]
@@ -87,18 +87,23 @@ class Engine:
         return new, regular.cpu()
 
 
-def sizes(program: Program) -> tuple[int, int]:
+def sizes(program: Program, table: Table) -> tuple[int, int]:
     """Joint states of the latents, and features of a row."""
     draws = program.generative.draws
     joint = math.prod(math.prod(draws[name].sizes.levels) for name in program.enumerated)
     slots = [slot for name in program.schema.roles.observed for slot in draws[name].slots.values()]
+    # A row with missing cells has a factor of its own under every class.
+    parts = [
+        draws[name].sizes.width ** 2 for name in table.holes if name in draws and draws[name].family.joined
+    ]
     directions = sum(group.size for group in newton.groups(program))  # a Hessian is as many gradients
-    return joint * max(1, directions), 1 + sum(math.prod(slot.target.axes) for slot in slots)
+    return joint * max(1, directions, *parts), 1 + sum(math.prod(slot.target.axes) for slot in slots)
 
 
-def block_rows(program: Program, n_units: int, restarts: int) -> int:
+def block_rows(program: Program, table: Table, restarts: int) -> int:
     """Rows a block: what stays in cache, from 512 to 65 536, and the blocks as equal as can be."""
-    joint, features = sizes(program)
+    joint, features = sizes(program, table)
+    n_units = table.n_units
     most = min(max(int(BLOCK_BYTES / (8 * (features + restarts * joint))), 512), 65_536)
     return math.ceil(n_units / math.ceil(n_units / most))
 
@@ -118,7 +123,10 @@ def _filled(block: dict[str, Tensor], size: int) -> dict[str, Tensor]:
     if rows == size:
         return block
     again = torch.arange(size, device=next(iter(block.values())).device).clamp(max=rows - 1)
-    return {name: own.movedim(0, -1).index_select(-1, again).movedim(-1, 0) for name, own in block.items()}
+    return {
+        name: own if name.endswith(".patterns") else own.movedim(0, -1).index_select(-1, again).movedim(-1, 0)
+        for name, own in block.items()
+    }
 
 
 def summed(parts: Iterable[tuple[Tensor, Statistics]]) -> tuple[Tensor, Statistics]:

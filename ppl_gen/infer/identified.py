@@ -143,7 +143,8 @@ def _mark(
     if not in_sum:
         edge = at_the_edge(draw, key, slot, table, EDGE_ROWS / max(total, 1.0), schema)
         why[edge & (why == "")] = BOUNDARY
-    if draw.node.support == "category":
+    tied = key == "logits" and getattr(slot.term, "prior", None) is not None  # the prior knows where they lie
+    if draw.node.support == "category" and not tied:
         rows, numbers = why.reshape(-1, why.shape[-1]), table.reshape(-1, table.shape[-1]).numpy()
         for row, own in zip(rows, numbers, strict=True):
             if FIXED not in row and REFERENCE not in row:

@@ -86,7 +86,7 @@ def blocks(program: Program, table: Table, size: int) -> Iterator[tuple[Rows, Te
 
 
 def observed_information(program: Program, state: State, table: Table) -> tuple[Identified, Array]:
-    """−∇² [Σ_d w_d log p(x_d) + log prior] in the identified predictors: the phi, and (P, P).
+    """−∇² [Σ_d w_d log p(x_d) + log prior] in the identified predictors: those, and (P, P).
 
     By automatic differentiation of the enumerated log-marginal (F1), block of rows by block of rows, in float64.
 
@@ -116,7 +116,7 @@ def observed_information(program: Program, state: State, table: Table) -> tuple[
 
 
 def information_at(phi: Identified, table: Table, *, prior: bool = True) -> Array:
-    """The matrix of `observed_information` in coordinates that are there; of the likelihood alone if asked."""
+    """The matrix of `observed_information` in predictors that are there; of the likelihood alone if asked."""
     P = phi.count
     total = torch.zeros((P, P), dtype=torch.float64)
     if not P:
@@ -127,11 +127,11 @@ def information_at(phi: Identified, table: Table, *, prior: bool = True) -> Arra
         return -(log_marginal(phi.program, phi.state(flat), rows) * weights).sum()
 
     with pyro_scope():
-        for rows, weights in blocks(phi.program, table, _block_rows(phi)):
+        for rows, weights in blocks(phi.program, table, block_rows(phi)):
             total += torch.autograd.functional.hessian(
                 partial(likelihood, rows, weights), flat, vectorize=True
             )
-        if prior:
+        if prior and any(True for _ in phi.program.priors):
             total -= torch.autograd.functional.hessian(lambda flat: _log_prior(phi, flat), flat)
     return np.asarray((0.5 * (total + total.T)).numpy())
 
@@ -148,7 +148,7 @@ def scores(phi: Identified, table: Table) -> Array:
 
     each = torch.func.vmap(torch.func.grad(one), (None, 0))
     with pyro_scope():
-        parts = [each(flat, rows) for rows, _ in blocks(phi.program, table, _block_rows(phi))]
+        parts = [each(flat, rows) for rows, _ in blocks(phi.program, table, block_rows(phi))]
     return np.asarray(torch.cat(parts).numpy())
 
 
@@ -231,10 +231,11 @@ def _natural(phi: Identified) -> tuple[Array, Array]:
 
 def _log_prior(phi: Identified, flat: Tensor) -> Tensor:
     """The log-density of the priors at these predictors, on the parameters' natural scale."""
-    return 0.0 * phi.state(flat)[next(iter(phi.base))].sum() + 0.0 * (flat**2).sum()
+    total: Tensor = torch.func.functional_call(phi.program, phi.state(flat), ("log_prior",))
+    return total
 
 
-def _block_rows(phi: Identified) -> int:
+def block_rows(phi: Identified) -> int:
     """Rows a block: all P second derivatives of it are taken at once."""
     program = phi.program
     joint = 1

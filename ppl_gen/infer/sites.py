@@ -11,7 +11,7 @@ from ppl_gen.infer.enumeration import Rows, State, latent_axes
 from ppl_gen.program.families import Site
 from ppl_gen.program.half import Draw
 from ppl_gen.program.layers import Constant, Table
-from ppl_gen.program.marks import seen_key
+from ppl_gen.program.marks import seen_of
 from ppl_gen.program.program import Program
 
 
@@ -49,10 +49,10 @@ def site_statistics(
         summed = draw.family.expected_statistics(totals, support, draw.sizes)
     else:
         current = None
-        if draw.family.adaptive and state is not None:
+        seen = seen_of(rows, draw.name, joined=draw.family.joined)
+        if state is not None and (draw.family.adaptive or (draw.family.joined and seen is not None)):
             working, site = site_of(program, draw, state)
             current = {key: site.spread(value, key) for key, value in working.items()}
-        seen = rows.get(seen_key(draw.name))
         summed = draw.family.expected_statistics(
             weights, rows[draw.name], draw.sizes, seen=seen, current=current
         )

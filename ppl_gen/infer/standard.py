@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_gen.data.table import Table
@@ -20,6 +22,7 @@ from ppl_gen.infer.sites import site_of
 from ppl_gen.program.half import Draw
 from ppl_gen.program.layers import Constant
 from ppl_gen.program.layers import Table as TableLayer
+from ppl_gen.program.marks import pattern_key, patterns_key
 from ppl_gen.program.program import Program
 
 VARIANCE_FLOOR = 1e-8  # of a standardised column: below, Σx²/n − mean² has no correct digits left to speak of
@@ -39,6 +42,7 @@ class Standard:
         self.program = program
         self.shift: dict[str, Tensor] = {}
         self.unit: dict[str, Tensor] = {}
+        self._patterns: tuple[Table, dict[str, tuple[Tensor, Tensor]]] | None = None
         nodes = [*program.generative.draws, *program.schema.roles.inputs]
         for name in nodes:
             skipped = only is not None and name not in only
@@ -62,9 +66,26 @@ class Standard:
         Missing cells are marked in every block alike (`Program.tensors`).
         """
         arrays = {name: array[start:stop] for name, array in table.arrays.items()}
-        return self.rows(arrays, table.holes)
+        stored = self.rows(arrays, table.holes)
+        for name, (patterns, pattern) in self.patterns(table).items():
+            stored[pattern_key(name)] = pattern[start:stop]
+            stored[patterns_key(name)] = patterns
+        return stored
 
-    def rows(self, arrays: dict[str, np.ndarray], holes: frozenset[str]) -> dict[str, Tensor]:
+    def patterns(self, table: Table) -> dict[str, tuple[Tensor, Tensor]]:
+        """For each node with holes whose cells depend on one another: patterns (M, D), and each row's (N,)."""
+        draws = self.program.generative.draws
+        names = [name for name in draws if name in table.holes and draws[name].family.joined]
+        if self._patterns is None or self._patterns[0] is not table:
+            found = {}
+            for name in names:
+                distinct, own = np.unique(~np.isnan(table.arrays[name]), axis=0, return_inverse=True)
+                marks = torch.from_numpy(distinct).to(self.program.device, self.program.dtype)
+                found[name] = marks, torch.from_numpy(own.reshape(-1)).to(self.program.device)
+            self._patterns = table, found
+        return self._patterns[1]
+
+    def rows(self, arrays: dict[str, NDArray[Any]], holes: frozenset[str]) -> dict[str, Tensor]:
         """Arrays of some rows as `block` gives them."""
         stored = {}
         for name, rows in arrays.items():

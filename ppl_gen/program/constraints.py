@@ -93,6 +93,7 @@ _CONSTRAINTS = {
     for c in (
         Constraint("real", _identity, _identity, _identity, _identity),
         Constraint("positive", torch.exp, floored_log, _identity, _identity),
+        Constraint("count", _identity, _identity, _identity, _identity),  # given, never learned
         Constraint("unit_interval", _identity, _identity, torch.sigmoid, logit),
         Constraint("simplex", _identity, _identity, lambda u: F.softmax(u, -1), floored_log),
         Constraint("lower_cholesky", unpack_tril, pack_tril, _identity, _identity),
@@ -109,6 +110,7 @@ _MAPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
 _WITHIN = {
     "real": ("identity", "exp", "softplus", "sigmoid"),
     "positive": ("exp", "softplus", "sigmoid"),
+    "count": ("identity",),
     "unit_interval": ("sigmoid",),
     "simplex": ("softmax",),
     "lower_cholesky": ("exp",),

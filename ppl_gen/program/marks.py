@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ppl_gen.program.families.missing_normal import Seen
+
 IMPOSSIBLE = -1e30  # in place of log 0: −∞ would make responsibilities NaN
 
 
 def seen_key(name: str) -> str:
     """Where a mapping of rows keeps the marks of a node's seen cells."""
     return f"{name}.seen"
+
+
+def pattern_key(name: str) -> str:
+    """Where a mapping of rows keeps which pattern of seen cells each row has, (N,)."""
+    return f"{name}.pattern"
+
+
+def patterns_key(name: str) -> str:
+    """Where a mapping of rows keeps the patterns themselves, (M, D): the one entry that is not by row."""
+    return f"{name}.patterns"
+
+
+def seen_of(rows: Mapping[str, Tensor], name: str, *, joined: bool) -> Any:
+    """The marks of a node's seen cells as its family takes them: a tensor, or `Seen` where cells are `joined`."""
+    marks = rows.get(seen_key(name))
+    if marks is None or not joined:
+        return marks
+    patterns = rows.get(patterns_key(name))
+    return Seen(marks) if patterns is None else Seen(patterns, rows[pattern_key(name)].long())
 
 
 def label_site(name: str) -> str:

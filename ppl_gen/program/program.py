@@ -23,7 +23,7 @@ from ppl_gen.errors import FitError
 from ppl_gen.program.accounting import count_free, natural_parameters
 from ppl_gen.program.beginnings import set_beginnings
 from ppl_gen.program.half import Half, parent_of
-from ppl_gen.program.marks import agreement, has_holes, label_site, seen_key
+from ppl_gen.program.marks import agreement, has_holes, label_site, seen_key, seen_of
 from ppl_gen.program.priors import Priors
 
 PLATE = "units"
@@ -122,7 +122,7 @@ class Program(nn.Module):
         with self._plate(given, n, size):
             for name, draw in self.generative.draws.items():
                 distribution = self.generative.distribution(name, values)
-                observed, seen = given.get(name), given.get(seen_key(name))
+                observed, seen = given.get(name), seen_of(given, name, joined=draw.family.joined)
                 labelled = seen is not None and name in self.inner
                 if labelled:
                     observed = None
@@ -141,7 +141,8 @@ class Program(nn.Module):
         Where `values` has marks of the seen cells, the others are integrated out.
         """
         given = dict(values)
-        seen = None if name in self.inner else given.get(seen_key(name))
+        joined = self.generative.draws[name].family.joined
+        seen = None if name in self.inner else seen_of(given, name, joined=joined)
         distribution = self.generative.distribution(name, given).where_seen(seen)
         log_prob: Tensor = distribution.log_prob(given[name])
         return log_prob
@@ -165,7 +166,12 @@ class Program(nn.Module):
 
     def forward(self, part: str, *args: Any, **kwargs: Any) -> Any:
         """`model`, `guide`, `density` or `log_prior` by name, for `torch.func.functional_call`."""
-        parts = {"model": self.model, "guide": self.guide, "density": self.density, "log_prior": self.log_prior}
+        parts = {
+            "model": self.model,
+            "guide": self.guide,
+            "density": self.density,
+            "log_prior": self.log_prior,
+        }
         return parts[part](*args, **kwargs)
 
     def log_prior(self) -> Tensor:

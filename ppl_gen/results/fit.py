@@ -6,7 +6,7 @@ import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ppl_gen.certify.certificate import Certificate
 from ppl_gen.data.table import Table
 from ppl_gen.declare.spec import Spec
+from ppl_gen.infer.information import Kind
 from ppl_gen.infer.run import Mode, Run
 from ppl_gen.infer.status import Status
 from ppl_gen.program.program import Program
@@ -21,6 +22,9 @@ from ppl_gen.results import draws as drawing
 from ppl_gen.results import queries
 from ppl_gen.results.queries import Array
 from ppl_gen.results.rows import at_least_one, read_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DRAWS = 100  # of the guide, where a latent is continuous
 
@@ -126,6 +130,30 @@ class Fit:
     def bic(self) -> float:
         """−2 log p(x) + p log n, n in units; the smaller, the better."""
         return -2 * self.log_likelihood + self.n_parameters * math.log(self.n_units)
+
+    def summary(self, data: Any = None, *, kind: Kind = "observed", level: float = 0.95) -> pd.DataFrame:
+        """A row for each parameter: estimate, standard error, lower and upper end of its interval, note.
+
+        Errors by the delta method from the observed information −∇² log p(x) (or the sandwich); intervals are
+        made on the logarithmic or logit scale where a parameter is bounded. A note says what has no error of its
+        own: fixed by the declaration, the reference of others, at the boundary, not identified, or derived.
+
+        Args:
+            data: the rows; default those it was fitted on, which a loaded Fit has not.
+            kind: "observed", or "sandwich", which holds where the model did not make the rows.
+            level: of the intervals.
+
+        Warns, and leaves the errors out, where a latent is continuous or this is no maximum.
+        """
+        from ppl_gen.results.summary import summary  # imported here: pandas takes its time
+
+        return summary(self, data, kind=kind, level=level)
+
+    def standard_errors(self, data: Any = None, *, kind: Kind = "observed") -> dict[str, dict[str, Any]]:
+        """Standard errors in the shape of `parameters`; see `summary`. FitError where there are none."""
+        from ppl_gen.results.summary import standard_errors
+
+        return standard_errors(self, data, kind=kind)
 
     def predict(self, rows: Any, *, draws: int = DRAWS, seed: int = 0) -> Array | dict[str, Array]:
         """The most probable value of each discrete latent; FitError where none is: ask `transform` then.

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Never
 
-import pandas as pd
-
-from ppl_gen.errors import FitError, SpecError
+from ppl_gen.errors import FitError
 from ppl_gen.infer.algorithms import Algorithm
-from ppl_gen.results.fit import Fit
 from ppl_gen.results.rows import at_least_one
-from ppl_gen.selecting import criteria
 from ppl_gen.selecting.candidates import Candidate, SpecLike, candidates
 from ppl_gen.selecting.folds import cross_validated
 from ppl_gen.selecting.likelihood_ratio import sizes_in_order, tested
 from ppl_gen.selecting.selection import CRITERIA, Selection
-from ppl_gen.selecting.tasks import Outcome, Shared, fit_candidate
+from ppl_gen.selecting.tabulating import Row, about_the_data, best_row, incomparable, table, table_rows
+from ppl_gen.selecting.tasks import MISTAKES, Outcome, Shared, fit_candidate
 from ppl_gen.selecting.workers import Workers
-
-log = logging.getLogger("ppl_gen")
-
-NUMBERS = ("log_likelihood", "parameters", "aic", "bic", "icl")
-LAST = ("status", "hits", "restarts", "warnings")
-EXTRA = {"cv": ("cv", "cv_se"), "blrt": ("blrt", "blrt_p")}
 
 
 def select(
@@ -87,7 +76,7 @@ def select(
     shared, draws = Shared(data, weights, algorithm, seed), at_least_one(draws, "draws")
     with Workers(workers, shared) as pool:
         outcomes = _fitted(pool, found)
-        rows = [_row(*pair) for pair in zip(found, outcomes, strict=True)]
+        rows = table_rows(outcomes)
         chosen: int | None = None
         if criterion == "cv" and not pool.interrupted:
             for row, held in zip(rows, cross_validated(pool, outcomes, folds), strict=True):
@@ -100,15 +89,15 @@ def select(
                 rows[i] |= {"blrt": test.statistic, "blrt_p": test.p}
                 rows[i]["warnings"] += test.warnings
     if criterion != "blrt":
-        chosen = _best(rows, criterion)
+        chosen = best_row(rows, criterion)
     if chosen is None and not pool.interrupted:
-        raise FitError(_nothing_chosen(criterion, found, rows))
+        raise FitError(_none_chosen(criterion, found, rows))
     notes = ("interrupted: what was not done is missing",) * pool.interrupted
     if criterion == "blrt" and chosen == order[-1]:
         notes += ("the largest size of the grid is not rejected by anything: try larger ones",)
     paths = tuple(dict.fromkeys(path for one in found for path in one.settings))
     fits = tuple(None if own is None else own.fit for own in outcomes)
-    return Selection(_table(found, rows, paths, criterion), fits, criterion, paths, chosen, notes)
+    return Selection(table(found, rows, paths, criterion), fits, criterion, paths, chosen, notes)
 
 
 def _check(criterion: Any, folds: Any) -> None:
@@ -128,17 +117,28 @@ def _fitted(pool: Workers, found: Sequence[Candidate]) -> list[Outcome | None]:
     outcomes: list[Outcome | None] = [Outcome(None, one.problem) for one in found]
     for i, outcome in zip(sound, done, strict=True):
         outcomes[i] = outcome
-    if not any(own is None or own.fit is not None for own in outcomes):
-        _raise_first(found, [own.problem for own in outcomes if own is not None])
-    if all(own is None or own.fit is None for own in outcomes):
-        raise KeyboardInterrupt
-    _warn_of_the_data([own for own in outcomes if own is not None and own.fit is not None])
-    _comparable([own.fit for own in outcomes if own is not None and own.fit is not None])
+    fits = [own for own in outcomes if own is not None and own.fit is not None]
+    if not fits:
+        if any(own is None for own in outcomes):
+            raise KeyboardInterrupt
+        _raise_first(found, outcomes)
+    for message in (*about_the_data(fits), *incomparable([own.fit for own in fits if own.fit is not None])):
+        warnings.warn(message, stacklevel=3)
     return outcomes
 
 
-def _raise_first(found: Sequence[Candidate], problems: Sequence[Exception | None]) -> None:
-    first = problems[0]
-    assert first is not None
-    same = all(str(problem) == str(first) for problem in problems)
-    raise type(first)(str(first) if same else f"every candidate fails; the first, {found[0]}: {first}")
+def _raise_first(found: Sequence[Candidate], outcomes: Sequence[Outcome | None]) -> Never:
+    problems = [own.problem for own in outcomes if own is not None]
+    kind = next(kind for kind in MISTAKES if isinstance(problems[0], kind))
+    same = len({str(problem) for problem in problems}) == 1
+    raise kind(str(problems[0]) if same else f"every candidate fails; the first, {found[0]}: {problems[0]}")
+
+
+def _none_chosen(criterion: str, found: Sequence[Candidate], rows: Sequence[Row]) -> str:
+    said = [
+        f"{one}: {'; '.join(row['warnings'])}"
+        for one, row in zip(found, rows, strict=True)
+        if row["warnings"]
+    ]
+    more = f"; and {len(said) - 3} more" * (len(said) > 3)
+    return f"no candidate can be chosen by {CRITERIA[criterion][1]}: {'; '.join(said[:3])}{more}"

@@ -65,9 +65,7 @@ def score_fold(shared: Shared, spec: Spec, table: Table, folds: int, fold: int) 
     return Fold(values, out[fold][out[fold] > 0], run.status)
 
 
-def cross_validated(
-    pool: Workers, outcomes: Sequence[Outcome | None], folds: int
-) -> list[HeldOut | None]:
+def cross_validated(pool: Workers, outcomes: Sequence[Outcome | None], folds: int) -> list[HeldOut | None]:
     """Every fitted candidate on every fold; None for one that has no fit, or that Ctrl-C left undone."""
     fits = {i: own.fit for i, own in enumerate(outcomes) if own is not None and own.fit is not None}
     tasks = [(fit.spec, fit.data, folds, fold) for fit in fits.values() for fold in range(folds)]
@@ -86,7 +84,9 @@ def joined(folds: Sequence[Fold]) -> HeldOut:
     Where the fit without a fold is no answer there is no mean over all rows, and none over the others is put
     in its place: the rows it fails on are the ones that matter.
     """
-    failed = [f"fold {i} of {len(folds)}: {f.problem}" for i, f in enumerate(folds, 1) if f.problem is not None]
+    failed = [
+        f"fold {i} of {len(folds)}: {f.problem}" for i, f in enumerate(folds, 1) if f.problem is not None
+    ]
     if failed:
         return HeldOut(math.nan, math.nan, tuple(failed))
     values = np.concatenate([fold.log_densities for fold in folds])

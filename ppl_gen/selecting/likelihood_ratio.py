@@ -1,8 +1,8 @@
 """How many classes: bootstrap likelihood-ratio tests along a grid of sizes.
 
-Twice the log-likelihood ratio of k and k+1 classes is not χ²-distributed, since the smaller model lies on the edge of
-the larger one. McLachlan (1987, Applied Statistics 36, 318–324) draws its distribution instead: samples from
-the fit with k classes, both models fitted to each.
+Twice the log-likelihood ratio of k and k+1 classes is not χ²-distributed: the smaller model lies on the edge
+of the larger one. McLachlan (1987, Applied Statistics 36, 318–324) simulates its distribution instead: samples
+are drawn from the fit with k classes, and both models are fitted to each.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,9 @@ class Replicate:
     stopped: bool = False
 
 
-def replicate(shared: Shared, null: Outcome, larger: Spec, tables: tuple[Table, Table], key: tuple[int, int]) -> Replicate:
+def replicate(
+    shared: Shared, null: Outcome, larger: Spec, tables: tuple[Table, Table], key: tuple[int, int]
+) -> Replicate:
     """Draw as many units as the data have from the null fit, and fit both models to them."""
     fit = null.fit
     assert fit is not None
@@ -119,7 +122,7 @@ def tested(
 
     """
     found: dict[int, Comparison] = {}
-    for below, above in zip(order, order[1:], strict=False):
+    for below, above in pairwise(order):
         null, larger = _fit_of(outcomes[below]), _fit_of(outcomes[above])
         if null is None or larger is None or null.data is None or larger.data is None:
             return found, None
@@ -138,16 +141,17 @@ def tested(
 
 
 def judged(statistic: float, samples: Sequence[Replicate]) -> Comparison:
-    """p = (b + 1)/(S + 1), b of S samples having a statistic at least as large."""
+    """The p-value (b + 1)/(S + 1), where b of S samples have a statistic at least as large."""
     values = np.array([own.statistic for own in samples])
     sound = values[np.isfinite(values)]
     failed = len(values) - len(sound)
+    lost = f"{failed} of {len(values)} bootstrap samples could not be fitted"
     if 2 * failed > len(values):
-        return Comparison(statistic, math.nan, (f"{failed} of {len(values)} bootstrap samples could not be fitted",))
-    notes = (f"{failed} of {len(values)} bootstrap samples could not be fitted",) if failed else ()
+        return Comparison(statistic, math.nan, (lost,))
+    notes = [lost] if failed else []
     if statistic < 0:
-        notes += ("the larger size has the lower log-likelihood: it ended in a local mode",)
-    return Comparison(statistic, float((sound >= statistic).sum() + 1) / (len(sound) + 1), notes)
+        notes.append("the larger size has the lower log-likelihood: it ended in a local mode")
+    return Comparison(statistic, float((sound >= statistic).sum() + 1) / (len(sound) + 1), tuple(notes))
 
 
 def _fit_of(outcome: Outcome | None) -> Fit | None:

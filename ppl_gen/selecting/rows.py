@@ -45,7 +45,7 @@ def held_out(table: Table, folds: int, seed: int) -> Array:
         raise FitError(f"{len(order)} units cannot be cut in {folds} folds; ask for fewer folds")
     positions = np.arange(len(order))
     # The generator that scikit-learn's KFold has, so that anyone can make the folds again.
-    np.random.RandomState(seed % 2**32).shuffle(positions)  # noqa: NPY002
+    np.random.RandomState(seed % 2**32).shuffle(positions)
     parts = np.array_split(positions, folds)
     return np.stack([np.bincount(order[p], weights[p], minlength=table.n_units) for p in parts])
 
@@ -73,7 +73,7 @@ def drawn(table: Table, arrays: Mapping[str, Array]) -> Table:
 
 def _with_own_moments(table: Table) -> Table:
     """The schema with centre and spread of these rows: nothing of the rows held out is known."""
-    moments = {name: centre_and_spread(table.arrays[name]) for name in table.schema.centre}
+    moments = {name: centre_and_spread(table.arrays[name], table.weights) for name in table.schema.centre}
     schema = replace(
         table.schema,
         centre={name: own[0] for name, own in moments.items()},

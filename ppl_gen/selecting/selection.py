@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ppl_gen.diagnose.criteria import plot_criterion
 from ppl_gen.errors import FitError
 from ppl_gen.results.fit import Fit
+from ppl_gen.selecting.likelihood_ratio import LEVEL
 
 # Criterion → the column it is read from, and how it is written.
 CRITERIA = {
@@ -84,7 +85,8 @@ class Selection:
 
         """
         column, label = CRITERIA[self.criterion]
-        figure = plot_criterion(self.table, self.settings, column, label, self.chosen)
+        level = LEVEL if self.criterion == "blrt" else None
+        figure = plot_criterion(self.table, self.settings, column, label, self.chosen, level)
         if path is not None:
             figure.savefig(path)
         return figure
@@ -106,7 +108,7 @@ class Selection:
         others = self.table[column].drop(self.table.index[self.chosen]).dropna()
         if others.empty:
             return said
-        row = int((others.idxmax() if column == "cv" else others.idxmin()))  # type: ignore[arg-type]
+        row = int(others.idxmax() if column == "cv" else others.idxmin())
         apart = abs(float(self.table[column].iloc[row]) - value)
         return f"{said}; next {self.name(row)}, {apart:.{4 if column == 'cv' else 2}f} behind"
 
@@ -129,10 +131,10 @@ class Selection:
             ).rstrip()
             for row in zip(*columns, strict=True)
         ]
-        warned = [
-            f"  {self.name(row)}: {said}" for row, said in enumerate(self.table["warnings"]) if said
-        ]
-        return "\n".join([*lines, "", self.verdict(), *self.notes, *(["", "warnings", *warned] if warned else [])])
+        warned = [f"  {self.name(row)}: {said}" for row, said in enumerate(self.table["warnings"]) if said]
+        return "\n".join(
+            [*lines, "", self.verdict(), *self.notes, *(["", "warnings", *warned] if warned else [])]
+        )
 
     def _cell(self, row: int, name: str, form: str) -> str:
         value: Any = self.table[name].iloc[row]

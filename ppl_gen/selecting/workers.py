@@ -173,10 +173,11 @@ def _script_left_alone() -> Iterator[None]:
     select all over. Our tasks need nothing that is defined there, so they are not told where it is.
     """
     main = sys.modules["__main__"]
-    hidden = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
-    vars(main).pop("__file__", None)
-    vars(main)["__spec__"] = None
+    place: dict[str, Any] = vars(main)
+    hidden = {name: place[name] for name in ("__file__", "__spec__") if name in place}
+    place.pop("__file__", None)
+    place["__spec__"] = None
     try:
         yield
     finally:
-        vars(main).update(hidden)
+        place.update(hidden)

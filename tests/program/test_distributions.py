@@ -15,10 +15,17 @@ from torch.distributions import kl_divergence
 
 from ppl_gen.program.families import in_standard_units
 from ppl_gen.program.families.bernoulli import BernoulliVector
+from ppl_gen.program.families.binomial import BinomialVector
 from ppl_gen.program.families.categorical import CategoricalVector
+from ppl_gen.program.families.exponential import ExponentialVector
+from ppl_gen.program.families.gamma import GammaVector
+from ppl_gen.program.families.log_normal import LogNormalVector
 from ppl_gen.program.families.multivariate_normal import CholeskyNormal
+from ppl_gen.program.families.multivariate_student_t import CholeskyStudentT
+from ppl_gen.program.families.negative_binomial import NegativeBinomialVector
 from ppl_gen.program.families.normal import DiagonalNormal
 from ppl_gen.program.families.poisson import PoissonVector
+from ppl_gen.program.families.student_t import StudentTVector
 
 N, D, K = 7, 3, 4
 # Where the parameters lie: one set; one a row; one a class; classes of two latents, one of which does not
@@ -92,12 +99,89 @@ def scalar_category(shape: tuple[int, ...]):
     return CategoricalVector(torch.tensor(logits), scalar=True), value, expected
 
 
-FAMILIES = (
+def student_t(shape: tuple[int, ...]):
+    generator = random()
+    df, loc = generator.uniform(0.5, 8, (*shape, D)), generator.normal(size=(*shape, D))
+    scale, value = generator.uniform(0.3, 2, (*shape, D)), 3 * generator.normal(size=(N, D))
+    dist = StudentTVector(*map(torch.tensor, (df, loc, scale)))
+    return dist, value, scipy.stats.t.logpdf(value, df, loc, scale).sum(-1)
+
+
+def multivariate_student_t(shape: tuple[int, ...]):
+    df, loc, factor = (
+        random().uniform(0.5, 8, shape),
+        random().normal(size=(*shape, D)),
+        cholesky_factors(shape, D),
+    )
+    value = 3 * random().normal(size=(N, D))
+    batch = np.broadcast_shapes(shape, (N,))
+    wide = [np.broadcast_to(p, (*batch, *p.shape[len(shape) :])) for p in (np.asarray(df), loc, factor)]
+    expected = np.empty(batch)
+    for place in itertools.product(*map(range, batch)):
+        own, mean, L = (p[place] for p in wide)
+        expected[place] = scipy.stats.multivariate_t.logpdf(value[place[-1]], mean, L @ L.T, df=own)
+    parameters = (np.asarray(df)[..., None], loc, factor)
+    return CholeskyStudentT(*(torch.tensor(p) for p in parameters)), value, expected
+
+
+def gamma(shape: tuple[int, ...]):
+    concentration, rate = random().uniform(0.2, 9, (2, *shape, D))
+    value = random().uniform(0.01, 6, (N, D))
+    dist = GammaVector(torch.tensor(concentration), torch.tensor(rate))
+    return dist, value, scipy.stats.gamma.logpdf(value, concentration, scale=1 / rate).sum(-1)
+
+
+def exponential(shape: tuple[int, ...]):
+    rate, value = random().uniform(0.2, 9, (*shape, D)), random().uniform(0.01, 6, (N, D))
+    dist = ExponentialVector(torch.tensor(rate))
+    return dist, value, scipy.stats.expon.logpdf(value, scale=1 / rate).sum(-1)
+
+
+def log_normal(shape: tuple[int, ...]):
+    loc, scale = random().normal(size=(*shape, D)), random().uniform(0.3, 2, (*shape, D))
+    value = random().uniform(0.01, 6, (N, D))
+    dist = LogNormalVector(torch.tensor(loc), torch.tensor(scale))
+    return dist, value, scipy.stats.lognorm.logpdf(value, scale, scale=np.exp(loc)).sum(-1)
+
+
+def binomial(shape: tuple[int, ...]):
+    total, p = random().integers(1, 20, D).astype(float), random().uniform(0.02, 0.98, (*shape, D))
+    value = random().integers(0, total + 1, (N, D)).astype(float)
+    dist = BinomialVector(torch.tensor(total), torch.tensor(scipy.special.logit(p)))
+    return dist, value, scipy.stats.binom.logpmf(value, total, p).sum(-1)
+
+
+def binomial_with_totals_by_row(shape: tuple[int, ...]):
+    total, p = random().integers(1, 20, (N, D)).astype(float), random().uniform(0.02, 0.98, (*shape, D))
+    value = random().integers(0, total + 1).astype(float)
+    dist = BinomialVector(torch.tensor(total), torch.tensor(scipy.special.logit(p)))
+    return dist, value, scipy.stats.binom.logpmf(value, total, p).sum(-1)
+
+
+def negative_binomial(shape: tuple[int, ...]):
+    total, p = random().uniform(0.1, 30, (*shape, D)), random().uniform(0.02, 0.98, (*shape, D))
+    value = random().integers(0, 30, (N, D)).astype(float)
+    dist = NegativeBinomialVector(torch.tensor(total), torch.tensor(scipy.special.logit(p)))
+    return dist, value, scipy.stats.nbinom.logpmf(value, total, 1 - p).sum(-1)
+
+
+CELLS = (  # families of independent cells, which may be missing one by one
     diagonal_normal,
-    cholesky_normal,
-    wide_cholesky_normal,
     bernoulli,
     poisson,
+    student_t,
+    gamma,
+    exponential,
+    log_normal,
+    binomial,
+    binomial_with_totals_by_row,
+    negative_binomial,
+)
+FAMILIES = (
+    *CELLS,
+    cholesky_normal,
+    wide_cholesky_normal,
+    multivariate_student_t,
     items,
     scalar_category,
 )
@@ -115,6 +199,20 @@ def test_a_density_is_that_of_scipy_wherever_its_parameters_lie(family, layout):
     for found in (plain, expanded, lean):
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("layout", ["one", "classes", "classes and rows"])
+@pytest.mark.parametrize("family", CELLS, ids=lambda f: f.__name__)
+def test_a_missing_cell_adds_nothing_to_the_density(family, layout):
+    dist, value, expected = family(LAYOUTS[layout])
+    columns = torch.eye(D, dtype=torch.float64)
+    alone = []
+    for column in columns:  # what is filled in must not matter, nor be in the support
+        filled = torch.where(column > 0, torch.tensor(value), 0.0)
+        alone.append(dist.where_seen(column.expand(N, D)).log_prob(filled).numpy())
+    np.testing.assert_allclose(sum(alone), expected, rtol=1e-11, atol=1e-11)
+    both = dist.where_seen((1 - columns[0]).expand(N, D)).log_prob(torch.tensor(value)).numpy()
+    np.testing.assert_allclose(both, expected - alone[0], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("family", [diagonal_normal, cholesky_normal, wide_cholesky_normal])
@@ -161,11 +259,49 @@ def test_draws_have_the_moments_of_their_law():
     within_five_standard_errors(crossed, cov[:, 0, 1], spread)
     rate = torch.tensor([0.2, 7.0], dtype=torch.float64)
     within_five_standard_errors(PoissonVector(rate).sample((S,)), rate, rate)
+    for family in (student_t, gamma, exponential, log_normal, binomial, negative_binomial):
+        dist, _, _ = family((N,))
+        if family is student_t:  # of which the fourth moment is to be finite
+            dist = StudentTVector(dist.df + 6, dist.loc, dist.scale)
+        draws = dist.sample((S,))
+        within_five_standard_errors(draws, dist.mean, dist.variance)
+        squares = (draws - dist.mean) ** 2
+        within_five_standard_errors(squares, dist.variance, squares.var(0))
+    df = torch.full((1,), 9.0, dtype=torch.float64)
+    dist = CholeskyStudentT(df, loc, torch.tensor(cholesky_factors((2,), 2)))
+    draws = dist.sample((S,))
+    within_five_standard_errors(draws, dist.mean, dist.variance)
+    within_five_standard_errors((draws - loc) ** 2, dist.variance, ((draws - loc) ** 2).var(0))
     p = torch.tensor([0.1, 0.7], dtype=torch.float64)
     within_five_standard_errors(BernoulliVector(p.logit()).sample((S,)), p, p * (1 - p))
     shares = torch.tensor([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05]], dtype=torch.float64)
     ones = torch.nn.functional.one_hot(CategoricalVector(shares.log(), scalar=False).sample((S,)), 3)
     within_five_standard_errors(ones, shares, shares * (1 - shares))
+
+
+def test_means_and_variances_are_those_of_scipy():
+    p = torch.tensor([0.3, 0.6], dtype=torch.float64)
+    r = torch.tensor([0.5, 7.0], dtype=torch.float64)
+    for dist, stock in (
+        (StudentTVector(5 + r, p, r), scipy.stats.t(5 + r.numpy(), p.numpy(), r.numpy())),
+        (GammaVector(r, p), scipy.stats.gamma(r.numpy(), scale=1 / p.numpy())),
+        (ExponentialVector(r), scipy.stats.expon(scale=1 / r.numpy())),
+        (LogNormalVector(p, r / 10), scipy.stats.lognorm(r.numpy() / 10, scale=np.exp(p.numpy()))),
+        (BinomialVector(torch.full_like(p, 9), p.logit()), scipy.stats.binom(9, p.numpy())),
+        (NegativeBinomialVector(r, p.logit()), scipy.stats.nbinom(r.numpy(), 1 - p.numpy())),
+    ):
+        np.testing.assert_allclose(dist.mean, stock.mean(), rtol=1e-12)
+        np.testing.assert_allclose(dist.variance, stock.var(), rtol=1e-12)
+
+
+def test_degrees_of_freedom_without_end_are_the_normal_and_totals_without_end_poissons():
+    x = torch.linspace(-4, 4, 9, dtype=torch.float64).unsqueeze(-1)
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    t = StudentTVector(one * 1e9, zero, one).log_prob(x)
+    np.testing.assert_allclose(t, scipy.stats.norm.logpdf(x[:, 0]), rtol=1e-6)
+    counts = torch.arange(12, dtype=torch.float64).unsqueeze(-1)
+    nb = NegativeBinomialVector(one * 1e11, (one * 3 / 1e11).log()).log_prob(counts)
+    np.testing.assert_allclose(nb, scipy.stats.poisson.logpmf(counts[:, 0], 3), rtol=1e-8)
 
 
 def test_gradients_reach_the_parameters_of_a_reparameterised_draw():

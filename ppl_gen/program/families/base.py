@@ -37,10 +37,13 @@ class LazyDistribution(TorchDistribution):
 
     has_rsample = False
     arg_constraints: ClassVar[dict[str, Any]] = {}
-    seen: Tensor | None = None
+    seen: Any = None
 
-    def where_seen(self, seen: Tensor | None) -> Self:
-        """The distribution of the cells marked 1 in `seen` (N, D) alone, the others integrated out."""
+    def where_seen(self, seen: Any) -> Self:
+        """The distribution of the cells marked 1 in `seen` (N, D) alone, the others integrated out.
+
+        A family whose cells depend on one another gets them as `missing_normal.Seen`.
+        """
         if seen is None:
             return self
         new = type(self).__new__(type(self))
@@ -208,6 +211,9 @@ class Family(ABC):
 
     reparameterised: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False  # whether the statistics depend on the current parameters
+    # By parameter, the priors under which the M-step stays closed (`families.conjugate`).
+    conjugate: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    joined: ClassVar[bool] = False  # whether a row's cells depend on one another given the parents
 
     def axes(self, parameter: str, sizes: Sizes) -> tuple[int, ...]:
         """The predictor's axes behind the parents': the dimension axis, then the parameter's own."""

@@ -24,6 +24,7 @@ from ppl_gen.program.families.base import (
     outer_log_prob,
     summed_over_cells,
 )
+from ppl_gen.program.families.conjugate import share_mode
 
 
 class BernoulliVector(LazyDistribution):
@@ -90,16 +91,24 @@ def linear_features(value: Tensor, seen: Tensor | None = None) -> Tensor:
 
 def weighted_mean(statistics: Tensor, current: Tensor, site: Site, parameter: str) -> Tensor:
     """Σ w x / Σ w of the features (1, x), over a parameter's own table; `current` where a class is empty."""
+    top, bottom = pooled_sums(statistics, site, parameter)
+    return torch.where(bottom > 0, top / at_least_tiny(bottom), current)
+
+
+def pooled_sums(statistics: Tensor, site: Site, parameter: str) -> tuple[Tensor, Tensor]:
+    """Σ w x and Σ w of the features (1, x), over a parameter's own table."""
     D = site.sizes.width
     n, first = statistics.split([statistics.shape[-1] - D, D], -1)
     top, bottom = site.gather(first, parameter), site.gather(n.expand_as(first), parameter)
     if parameter in site.shared:
         top, bottom = top.sum(-1, keepdim=True), bottom.sum(-1, keepdim=True)
-    return torch.where(bottom > 0, top / at_least_tiny(bottom), current)
+    return top, bottom
 
 
 class BernoulliFamily(Family):
     """Bernoulli(dim, probs) or (…, logits)."""
+
+    conjugate: ClassVar[Mapping[str, tuple[str, ...]]] = {"probs": ("Beta",)}
 
     def distribution(self, working: Mapping[str, Tensor], sizes: Sizes) -> BernoulliVector:
         """Independent cells with these logits."""
@@ -125,7 +134,8 @@ class BernoulliFamily(Family):
         regular = torch.ones_like(statistics.sum(), dtype=torch.bool)
         if name in site.fixed:
             return {name: logits}, regular
-        return {name: logit(weighted_mean(statistics, torch.sigmoid(logits), site, name))}, regular
+        ones, count = pooled_sums(statistics, site, name)
+        return {name: logit(share_mode(site, name, ones, count, torch.sigmoid(logits)))}, regular
 
     def support(self, sizes: Sizes) -> Tensor:
         """All 2^D vectors."""

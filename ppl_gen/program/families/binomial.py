@@ -17,7 +17,7 @@ from ppl_gen.program.families.cells import CellVector, always_regular, parted, p
 
 
 class BinomialVector(CellVector):
-    """Independent binomial cells: totals n (D,), or (N, D) where every row has its own, and logits l (*batch, D)."""
+    """Independent binomial cells: totals n (D,), or (N, D) for every row its own, and logits l (*batch, D)."""
 
     names = ("total_count", "logits")
     arg_constraints: ClassVar[dict[str, Any]] = {
@@ -71,6 +71,8 @@ class BinomialVector(CellVector):
 class BinomialFamily(Family):
     """Binomial(dim, total_count, probs) or (…, logits); the totals are given, not learned."""
 
+    conjugate: ClassVar[Mapping[str, tuple[str, ...]]] = {"probs": ("Beta",)}
+
     def distribution(self, working: Mapping[str, Tensor], sizes: Sizes) -> BinomialVector:
         """Independent cells with these logits."""
         logits = working["probs" if "probs" in working else "logits"]
@@ -85,13 +87,18 @@ class BinomialFamily(Family):
     def maximise(
         self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The weighted share of successes among all trials."""
+        """The weighted share of successes among all trials; under a beta prior the mode."""
         name = "probs" if "probs" in current else "logits"
         total, logits = current["total_count"], current[name]
         if name not in site.fixed:
             n, first = parted(statistics, 1, site.sizes.width)
             trials = pool(n * site.spread(total, "total_count"), site, name)
-            share = pool(first, site, name) / at_least_tiny(trials)
+            successes = pool(first, site, name)
+            if name in site.priors:
+                prior = site.priors[name].arguments
+                successes = (successes + prior["concentration1"] - 1).clamp(min=0)
+                trials = trials + prior["concentration1"] + prior["concentration0"] - 2
+            share = (successes / at_least_tiny(trials)).clamp(max=1)
             logits = torch.where(trials > 0, logit(share), logits)
         return {"total_count": total, name: logits}, always_regular(statistics)
 

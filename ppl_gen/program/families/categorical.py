@@ -22,6 +22,7 @@ from ppl_gen.program.families.base import (
     outer_log_prob,
 )
 from ppl_gen.program.families.bernoulli import binary_table, enumerated
+from ppl_gen.program.families.conjugate import with_dirichlet
 
 
 class CategoricalVector(LazyDistribution):
@@ -83,6 +84,8 @@ def one_hot_features(value: Tensor, k: int, dtype: torch.dtype) -> Tensor:
 class CategoricalFamily(Family):
     """Categorical(k, dim, probs) or (…, logits): classes, items, mixing weights."""
 
+    conjugate: ClassVar[Mapping[str, tuple[str, ...]]] = {"probs": ("Dirichlet",)}
+
     def axes(self, parameter: str, sizes: Sizes) -> tuple[int, ...]:
         """(D, k), or (k,) for a scalar."""
         assert sizes.k is not None
@@ -121,6 +124,7 @@ class CategoricalFamily(Family):
             counts = counts.sum(-2, keepdim=True)
         if site.sizes.scalar:
             counts = counts.squeeze(-2)
+        counts = with_dirichlet(site, name, counts)
         total = counts.sum(-1, keepdim=True)
         return {name: torch.where(total > 0, floored_log(counts / at_least_tiny(total)), logits)}, regular
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ppl_gen.program.families.base import Family, Site, Sizes, at_least_tiny
-from ppl_gen.program.families.bernoulli import linear_features, weighted_mean
-from ppl_gen.program.families.cells import CellVector, always_regular, widened
+from ppl_gen.program.families.bernoulli import linear_features
+from ppl_gen.program.families.cells import CellVector, always_regular, parted, pool, widened
 from ppl_gen.program.families.gamma import POSITIVE
 
 
@@ -56,6 +56,7 @@ class ExponentialFamily(Family):
     """Exponential(dim, rate): one over the weighted mean (F7.3)."""
 
     reparameterised = True
+    conjugate: ClassVar[Mapping[str, tuple[str, ...]]] = {"rate": ("Gamma",)}
 
     def distribution(self, working: Mapping[str, Tensor], sizes: Sizes) -> ExponentialVector:
         """Independent cells."""
@@ -70,10 +71,15 @@ class ExponentialFamily(Family):
     def maximise(
         self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """One over the weighted mean."""
+        """One over the weighted mean; under a gamma prior the mode, (Σw + a − 1)/(Σwx + b)."""
         rate = current["rate"]
         if "rate" not in site.fixed:
-            rate = 1 / at_least_tiny(weighted_mean(statistics, 1 / rate, site, "rate"))
+            n, first = parted(statistics, 1, site.sizes.width)
+            top, bottom = pool(n.expand_as(first), site, "rate"), pool(first, site, "rate")
+            if "rate" in site.priors:
+                prior = site.priors["rate"].arguments
+                top, bottom = (top + prior["concentration"] - 1).clamp(min=0), bottom + prior["rate"]
+            rate = torch.where(bottom > 0, at_least_tiny(top) / at_least_tiny(bottom), rate)
         return {"rate": rate}, always_regular(statistics)
 
     def beginning(self, centre: Tensor, spread: Tensor) -> dict[str, Tensor]:

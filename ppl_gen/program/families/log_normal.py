@@ -53,7 +53,7 @@ class LogNormalVector(CellVector):
 class LogNormalFamily(NormalFamily):
     """LogNormal(dim, loc, scale): a normal's estimates, from logarithms (F7.3)."""
 
-    def distribution(self, working: Mapping[str, Tensor], sizes: Sizes) -> LogNormalVector:  # type: ignore[override]
+    def distribution(self, working: Mapping[str, Tensor], sizes: Sizes) -> LogNormalVector:
         """Independent cells."""
         return LogNormalVector(widened(working["loc"], sizes.width), working["scale"])
 

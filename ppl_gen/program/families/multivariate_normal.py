@@ -10,6 +10,8 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import register_kl
 
+from ppl_gen.errors import FitError
+from ppl_gen.program.families import missing_normal
 from ppl_gen.program.families.base import (
     Family,
     LazyDistribution,
@@ -22,6 +24,7 @@ from ppl_gen.program.families.base import (
     outer_log_prob,
     standard_units,
 )
+from ppl_gen.program.families.conjugate import with_inverse_wishart, with_normal
 from ppl_gen.program.families.normal import ECM_CYCLES, LOG_2PI
 
 WHITEN_FROM = 16  # dimensions from which x·L⁻¹ is cheaper than the products x_i x_j
@@ -62,6 +65,8 @@ class CholeskyNormal(LazyDistribution):
         if self._validate_args:
             self._validate_sample(value)
         rows, D = value.shape[:-1], value.shape[-1]
+        if self.seen is not None:
+            return self._over_batch(self._of_seen(value), rows)
         own = torch.broadcast_shapes(self.loc.shape[:-1], self.scale_tril.shape[:-2])
         if len(own) <= 1 or not is_outer(own, rows):
             log_prob = self._row_by_row(value)
@@ -70,6 +75,29 @@ class CholeskyNormal(LazyDistribution):
         else:
             log_prob = self._whitened(*about_middle(self.loc, as_rows(value)))
         return self._over_batch(log_prob, rows)
+
+    def given_seen(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """E[x | seen cells], (…, N, D), and a factor of Cov[x | seen cells], (…, N, D, D); for rows (N, D)."""
+        expected, left = missing_normal.completed(*self._one_plate(), as_rows(value), self.seen)
+        # Conditional variances of seen cells are 0: a factor of a singular matrix, by its eigenvectors.
+        spread, axes = torch.linalg.eigh(left)
+        factor = axes * spread.clamp(min=0).sqrt().unsqueeze(-2)
+        return expected, self.seen.of_rows(factor, -3)
+
+    def _one_plate(self) -> tuple[Tensor, Tensor]:
+        """Location and factor without the plate's axis, which must be one entry: rows are not parents here."""
+        own = torch.broadcast_shapes(self.loc.shape[:-1], self.scale_tril.shape[:-2])
+        if len(own) and own[-1] != 1:
+            raise FitError(
+                "missing cells of a MultivariateNormal whose parameters are functions of other columns "
+                "cannot be integrated out yet: use Normal, or drop those rows"
+            )
+        D = self.loc.shape[-1]
+        loc, factor = self.loc.expand((*own, D)), self.scale_tril.expand((*own, D, D))
+        return (loc.squeeze(-2), factor.squeeze(-3)) if len(own) else (loc, factor)
+
+    def _of_seen(self, value: Tensor) -> Tensor:
+        return missing_normal.log_density(*self._one_plate(), as_rows(value), self.seen)
 
     def _row_by_row(self, value: Tensor) -> Tensor:
         apart = (value - self.loc).unsqueeze(-1)
@@ -132,6 +160,8 @@ class MultivariateNormalFamily(Family):
     """MultivariateNormal(dim, loc, cov) or (…, scale_tril): F7.3 in closed form, each class or tied."""
 
     reparameterised = True
+    joined = True
+    conjugate: ClassVar[Mapping[str, tuple[str, ...]]] = {"loc": ("Normal",), "cov": ("InverseWishart",)}
 
     def axes(self, parameter: str, sizes: Sizes) -> tuple[int, ...]:
         """(D,) for the location, the packed lower triangle for a matrix."""
@@ -142,11 +172,26 @@ class MultivariateNormalFamily(Family):
         loc = working["loc"].expand((*working["loc"].shape[:-1], sizes.width))
         return CholeskyNormal(loc, working["cov" if "cov" in working else "scale_tril"])
 
-    def statistics(
-        self, value: Tensor, sizes: Sizes, dtype: torch.dtype, seen: Tensor | None = None
-    ) -> Tensor:
+    def statistics(self, value: Tensor, sizes: Sizes, dtype: torch.dtype, seen: Any = None) -> Tensor:
         """1, x, the lower triangle of x xᵀ."""
         return quadratic_features(value)
+
+    def expected_statistics(
+        self,
+        weights: Tensor,
+        value: Tensor,
+        sizes: Sizes,
+        *,
+        seen: Any = None,
+        current: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Σ w Φ(x), of missing cells what the seen ones say of them under the current parameters."""
+        if seen is None or current is None:
+            return super().expected_statistics(weights, value, sizes)
+        D, own = sizes.width, weights.shape[:-1]
+        factor = current["cov" if "cov" in current else "scale_tril"]
+        loc, factor = current["loc"].expand((*own, D)), factor.expand((*own, D, D))
+        return missing_normal.expected_statistics(weights, loc, factor, value, seen)
 
     def closed_form(self, partly_fixed: frozenset[str], shared: frozenset[str]) -> str | None:
         """A location with some fixed entries, or one for all dimensions, couples with the covariance."""
@@ -164,7 +209,7 @@ class MultivariateNormalFamily(Family):
         second = _symmetric(packed, D)
         loc, factor = current["loc"], current[name]
         regular = torch.ones_like(statistics.sum(), dtype=torch.bool)
-        separate = name in site.fixed or site.nested(name, "loc")
+        separate = name in site.fixed or (site.nested(name, "loc") and "loc" not in site.priors)
         for _ in range(1 if separate else ECM_CYCLES):
             if "loc" not in site.fixed:
                 loc = self._locate(n, first, loc, factor, name, site)
@@ -174,19 +219,21 @@ class MultivariateNormalFamily(Family):
                 squares = middle.unsqueeze(-1) * middle.unsqueeze(-2) * n.unsqueeze(-1)
                 scatter = site.gather(second - crossed - crossed.mT + squares, name)
                 count = site.gather(n, name).unsqueeze(-1)
+                scatter, count = with_inverse_wishart(site, name, scatter, count)
                 factor, regular = self._factorise(scatter, count, factor, floor, jitter)
         return {"loc": loc, name: factor}, regular
 
     def _locate(self, n: Tensor, first: Tensor, loc: Tensor, factor: Tensor, name: str, site: Site) -> Tensor:
-        if site.nested(name, "loc"):
+        if site.nested(name, "loc") and "loc" not in site.priors:
             count = site.gather(n, "loc")
             return torch.where(count > 0, site.gather(first, "loc") / at_least_tiny(count), loc)
         eye = torch.eye(first.shape[-1], dtype=first.dtype, device=first.device)
         inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
         precision = site.spread(inverse.mT @ inverse, name)
-        weighted = site.gather((precision @ first.unsqueeze(-1)), "loc")
+        weighted = site.gather((precision @ first.unsqueeze(-1)).squeeze(-1), "loc")
         total = site.gather(precision * n.unsqueeze(-1), "loc")
-        solved, info = torch.linalg.solve_ex(total, weighted)
+        weighted, more = with_normal(site, "loc", weighted, torch.zeros_like(weighted))
+        solved, info = torch.linalg.solve_ex(total + torch.diag_embed(more), weighted.unsqueeze(-1))
         return torch.where((info == 0).unsqueeze(-1), solved.squeeze(-1), loc)
 
     def _factorise(

@@ -13,7 +13,11 @@ from torch import Tensor
 from ppl_gen.errors import FitError
 from ppl_gen.program.families.base import LazyDistribution, Site, Sizes, about_middle, as_rows, is_outer
 from ppl_gen.program.families.cells import pool
-from ppl_gen.program.families.multivariate_normal import MultivariateNormalFamily, _symmetric, quadratic_features
+from ppl_gen.program.families.multivariate_normal import (
+    MultivariateNormalFamily,
+    _symmetric,
+    quadratic_features,
+)
 from ppl_gen.program.families.normal import ECM_CYCLES
 from ppl_gen.program.families.student_t import (
     DF_BEGINNING,
@@ -52,7 +56,9 @@ class CholeskyStudentT(LazyDistribution):
     @property
     def variance(self) -> Tensor:
         """The covariance's diagonal over the whole batch; infinite where df ≤ 2, and no number where df ≤ 1."""
-        finite = (self.scale_tril**2).sum(-1) * self.df / (self.df - 2).clamp(min=torch.finfo(self.df.dtype).tiny)
+        finite = (
+            (self.scale_tril**2).sum(-1) * self.df / (self.df - 2).clamp(min=torch.finfo(self.df.dtype).tiny)
+        )
         heavy = torch.where(self.df > 1, math.inf, math.nan)
         return torch.where(self.df > 2, finite, heavy).expand(self._batch_shape + self._event_shape)
 
@@ -100,12 +106,13 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
     """MultivariateStudentT(dim, df, loc, cov) or (…, scale_tril): F7.3 by the weights of a scale mixture."""
 
     adaptive = True
+    conjugate: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # the normal's are not, with df to learn
 
     def axes(self, parameter: str, sizes: Sizes) -> tuple[int, ...]:
         """One number for df, (D,) for the location, the packed lower triangle for a matrix."""
         return (1,) if parameter == "df" else super().axes(parameter, sizes)
 
-    def distribution(self, working: Mapping[str, Tensor], sizes: Sizes) -> CholeskyStudentT:  # type: ignore[override]
+    def distribution(self, working: Mapping[str, Tensor], sizes: Sizes) -> CholeskyStudentT:
         """Student's t with scale matrix L Lᵀ."""
         loc = working["loc"].expand((*working["loc"].shape[:-1], sizes.width))
         return CholeskyStudentT(working["df"], loc, working["cov" if "cov" in working else "scale_tril"])

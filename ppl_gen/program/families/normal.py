@@ -25,6 +25,7 @@ from ppl_gen.program.families.base import (
     outer_log_prob,
     summed_over_cells,
 )
+from ppl_gen.program.families.conjugate import variance_mode, with_normal
 
 LOG_2PI = math.log(2 * math.pi)
 ECM_CYCLES = 20  # conditional maximisations a step, where location and scale do not separate
@@ -100,6 +101,10 @@ class NormalFamily(Family):
     """Normal(dim, loc, scale): F9.5's densities, and F7.3's estimates in closed form."""
 
     reparameterised = True
+    conjugate: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "loc": ("Normal",),
+        "scale": ("InverseGamma", "HalfNormal", "HalfCauchy"),
+    }
 
     def distribution(self, working: Mapping[str, Tensor], sizes: Sizes) -> DiagonalNormal:
         """N(loc, diag scale²), one value for all dimensions broadcast."""
@@ -117,24 +122,29 @@ class NormalFamily(Family):
     def maximise(
         self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Weighted mean, then weighted mean square about it; in turns where the two do not separate."""
+        """Weighted mean, then weighted mean square about it; in turns where the two do not separate.
+
+        Under a prior a location is drawn the more to the prior's, the larger the scale: then they do not.
+        """
         D = site.sizes.width
         n, first, second = statistics.split([statistics.shape[-1] - 2 * D, D, D], -1)
         loc, scale = current["loc"], current["scale"]
         variance = scale**2
-        cycles = 1 if "scale" in site.fixed or site.nested("scale", "loc") else ECM_CYCLES
+        separate = site.nested("scale", "loc") and "loc" not in site.priors
+        cycles = 1 if "scale" in site.fixed or separate else ECM_CYCLES
         for _ in range(cycles):
             if "loc" not in site.fixed:
                 precision = 1 / site.spread(variance, "scale")
                 top = self._pool(precision * first, site, "loc")
                 bottom = self._pool(precision * n.expand_as(first), site, "loc")
+                top, bottom = with_normal(site, "loc", top, bottom)
                 new = torch.where(bottom > 0, top / at_least_tiny(bottom), loc)
                 loc = site.keep("loc", new, loc)
             if "scale" not in site.fixed:
                 middle = site.spread(loc, "loc")
                 squares = self._pool(second - 2 * middle * first + middle**2 * n, site, "scale")
                 count = self._pool(n.expand_as(first), site, "scale")
-                variance = torch.where(count > 0, squares / at_least_tiny(count), variance)
+                variance = variance_mode(site, "scale", squares, count, variance)
                 variance = variance + self._narrow(jitter, variance)
                 sound = variance >= self._narrow(floor, variance)
                 regular = site.keep("scale", sound, torch.ones_like(sound)).all()

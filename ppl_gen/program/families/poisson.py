@@ -20,7 +20,8 @@ from ppl_gen.program.families.base import (
     outer_log_prob,
     summed_over_cells,
 )
-from ppl_gen.program.families.bernoulli import linear_features, weighted_mean
+from ppl_gen.program.families.bernoulli import linear_features, pooled_sums
+from ppl_gen.program.families.conjugate import rate_mode
 
 
 class PoissonVector(LazyDistribution):
@@ -59,6 +60,8 @@ class PoissonVector(LazyDistribution):
 class PoissonFamily(Family):
     """Poisson(dim, rate)."""
 
+    conjugate: ClassVar[Mapping[str, tuple[str, ...]]] = {"rate": ("Gamma", "Exponential")}
+
     def distribution(self, working: Mapping[str, Tensor], sizes: Sizes) -> PoissonVector:
         """Independent counts at these rates."""
         rate = working["rate"]
@@ -84,4 +87,5 @@ class PoissonFamily(Family):
         if "rate" in site.fixed:
             return {"rate": rate}, regular
         smallest = torch.finfo(rate.dtype).tiny
-        return {"rate": weighted_mean(statistics, rate, site, "rate").clamp(min=smallest)}, regular
+        events, exposure = pooled_sums(statistics, site, "rate")
+        return {"rate": rate_mode(site, "rate", events, exposure, rate).clamp(min=smallest)}, regular

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 NEWTON_STEPS = 8
-LARGE = 30.0  # from here on the asymptotic series is good to the last digit, where the plain difference is not
+LARGE = (
+    30.0  # from here on the asymptotic series is good to the last digit, where the plain difference is not
+)
 
 
 def log_minus_digamma(a: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Student's t with independent dimensions, as a normal whose precision is drawn for every cell.
 
-x | u ~ N(loc, scale²/u) with u ~ Gamma(df/2, df/2): the expected u given x is the weight of a cell, small far out.
-The scale is divided by the sum of those weights, not by the number of rows: parameter-expanded EM (Liu, Rubin and Wu
-1998), as monotone as the plain form and much faster.
+x | u ~ N(loc, scale²/u) with u ~ Gamma(df/2, df/2): the expected u given x is the weight of a cell, small far
+out. The scale is divided by the sum of those weights, not by the number of rows: parameter-expanded EM (Liu,
+Rubin and Wu, 1998), as monotone as the plain form and much faster.
 """
 
 from __future__ import annotations

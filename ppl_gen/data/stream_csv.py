@@ -1,0 +1,86 @@
+"""A CSV file a chunk at a time, by the rules of `csv_files`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ppl_gen.data.csv_files import BLANK, _without_blanks
+from ppl_gen.errors import DataError
+
+
+def csv_header(path: Path) -> list[str]:
+    """The names in a file's first line; "" where a column has none.
+
+    Raises:
+        DataError: the file is empty or no table, or two columns have one name.
+
+    """
+    try:
+        line = pd.read_csv(path, sep=_separator(path), header=None, nrows=1, dtype=str, keep_default_na=False)
+    except pd.errors.EmptyDataError as error:
+        raise DataError(f"{path}: the file is empty") from error
+    except (pd.errors.ParserError, UnicodeError, OSError) as error:
+        raise DataError(f"{path}: not readable as CSV: {error}") from error
+    names = [str(name) for name in line.iloc[0]]
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: column {twice[0]!r} stands more than once in the header")
+    if len(names) == 1 and (marks := [mark for mark in ";\t|" if mark in names[0]]):
+        raise DataError(f"{path}: columns seem to be separated by {marks[0]!r}, where a CSV file has commas")
+    return names
+
+
+def csv_chunks(
+    path: Path, read: list[str], size: int, text: Collection[str]
+) -> Iterator[tuple[int, pd.DataFrame]]:
+    """The row each chunk begins at, and the chunk: some columns, those in `text` as they are written.
+
+    Raises:
+        DataError: a line is not like the header; the lines are counted from 1.
+
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frames = pd.read_csv(
+                path,
+                sep=_separator(path),
+                usecols=read,
+                dtype={name: str for name in read if name in text},  # type: ignore[arg-type]
+                chunksize=size,
+                low_memory=False,
+                keep_default_na=False,
+                na_values=BLANK,
+                index_col=False,
+            )
+        first = 0
+        while (frame := _next(frames)) is not None:
+            yield first, _cells(frame[read], text)
+            first += len(frame)
+    except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeError, OSError) as error:
+        raise DataError(f"{path}: not readable as CSV: {str(error).strip()}") from error
+
+
+def _next(frames: Any) -> pd.DataFrame | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        found: pd.DataFrame | None = next(frames, None)
+    return found
+
+
+def _cells(frame: pd.DataFrame, text: Collection[str]) -> pd.DataFrame:
+    """Cells of mere spaces are missing."""
+    made = {
+        name: own if pd.api.types.is_numeric_dtype(own) else _without_blanks(own)
+        for name, own in frame.items()
+    }
+    return pd.DataFrame(made, copy=False)
+
+
+def _separator(path: Path) -> str:
+    return "\t" if ".tsv" in path.suffixes else ","
