@@ -41,6 +41,7 @@ def fit(
     data: Any,
     algorithm: Algorithm | None = None,
     *,
+    weights: Any = None,
     seed: int = 0,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -53,6 +54,8 @@ def fit(
         data: {"x": array}, one array for the only leaf, a DataFrame, or the path of a CSV file. What the data
             have is observed, what they lack is latent (rule 16).
         algorithm: EM(…) or SVI(…); left out, the route of rule 21, which is logged with its reason.
+        weights: how often each row counts, N numbers from 0, or the name of a column: frequencies and
+            importance weights alike. The n of BIC is their sum. Default: once.
         seed: of starts, minibatches and draws; kept in the Fit.
         dtype: default float64 for discrete latents, float32 where a latent is continuous.
         device: default the CPU.
@@ -80,10 +83,11 @@ def fit(
     _check_arguments(seed, dtype, device)
     seed = int(seed)
     declared = spec if isinstance(spec, Spec) else read_spec(spec)
-    table = read_table(data, declared)
+    table = read_table(data, declared, weights=weights)
     _warn(*declared.warnings, *table.warnings)
     program = compile_spec(declared, table.schema, seed=seed, dtype=dtype, device=device)
     algorithm, reason = choose(program, algorithm)
+    _by_exact_likelihood(program, table, algorithm)
     _warn(*_coarse_columns(program, table))
     roles = table.schema.roles
     log.info("roles: observed %s; latent %s", ", ".join(roles.observed), ", ".join(roles.latent) or "none")
@@ -129,7 +133,7 @@ def conclude(program: Program, table: Table, run: Run, algorithm: Algorithm, see
         run=run,
         algorithm=described(algorithm),
         seed=seed,
-        n_units=table.n_units,
+        n_units=int(table.total) if table.total.is_integer() else table.total,
         log_likelihood=log_likelihood,
         elbo=elbo,
         certificate=certify(program, run, table, seed=seed),
@@ -167,7 +171,7 @@ def _coarse_columns(program: Program, table: Table) -> list[str]:
         moments = zip(schema.columns[name], schema.centre[name], schema.spread[name], strict=True)
         for position, (column, mean, sd) in enumerate(moments):
             cells = table.arrays[name][:, position]
-            if abs(mean) > 1e5 * sd and np.array_equal(cells, cells.astype(np.float32)):
+            if abs(mean) > 1e5 * sd and np.array_equal(cells, cells.astype(np.float32), equal_nan=True):
                 found.append(
                     f"column {column!r} of {name!r} (mean {mean:.4g}, sd {sd:.4g}) seems to have been stored in "
                     "float32, which keeps next to none of its differences: subtract the mean before storing it"
@@ -183,6 +187,29 @@ def _coarse_columns(program: Program, table: Table) -> list[str]:
                     "steps by the learning rate whatever the units: centre and scale it"
                 )
     return found
+
+
+def _by_exact_likelihood(program: Program, table: Table, algorithm: Algorithm) -> None:
+    """Missing cells and weights go into the likelihood where it is exact.
+
+    Raises FitError where it is not, or where what is missing is something else's parent and cannot be summed out.
+    """
+    for name in sorted(table.holes):
+        inner, support = name not in program.spec.leaves, program.spec.nodes[name].support
+        if inner and support not in ("category", "boolean"):
+            raise FitError(
+                f"'{name}' has missing values, and other nodes depend on it: a {support} node in such a place would "
+                "be a continuous latent in those rows, which is not supported yet; drop the rows or fill them in"
+            )
+    if not isinstance(algorithm, SVI):
+        return
+    if table.holes:
+        raise FitError(
+            f"{', '.join(sorted(table.holes))} has missing values, and SVI takes complete rows only so far; "
+            "drop those rows or fill them in"
+        )
+    if table.weights is not None:
+        raise FitError("SVI takes no weights so far; repeat the rows, or declare a model that EM can fit")
 
 
 def _enough_rows(program: Program, table: Table) -> None:

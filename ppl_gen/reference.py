@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import entr, gammaln, logsumexp, rel_entr, xlogy
+from scipy.special import betaln, entr, gammaln, logsumexp, rel_entr, xlogy
 
 Array = npt.NDArray[np.floating[Any]]
 Layers = Sequence[tuple[Array, Array]]
@@ -64,6 +64,63 @@ def log_categorical(x: npt.NDArray[np.int64], probs: Array) -> Array:
 def log_poisson(x: Array, rate: Array | float) -> Array:
     """Poisson: x log rate − rate − log x!, element by element, with 0·log 0 := 0."""
     out: Array = xlogy(x, rate) - rate - gammaln(np.add(x, 1))
+    return out
+
+
+def log_student_t(x: Array, df: Array | float, loc: Array | float, scale: Array | float) -> Array:
+    """Student's t, element by element (Lange, Little and Taylor 1989): all arguments broadcast."""
+    squared = ((x - loc) / scale) ** 2
+    constant = gammaln((np.add(df, 1)) / 2) - gammaln(np.divide(df, 2)) - 0.5 * np.log(np.pi * np.asarray(df))
+    out: Array = constant - np.log(scale) - np.add(df, 1) / 2 * np.log1p(squared / df)
+    return out
+
+
+def log_multivariate_student_t(x: Array, df: Array, loc: Array, factor: Array) -> Array:
+    """Student's t of x (…, n) with scale matrix L Lᵀ, L (…, n, n) and df (…), as (…) (Kotz and Nadarajah 2004)."""
+    n = x.shape[-1]
+    white = np.linalg.solve(factor, (x - loc)[..., None])[..., 0]
+    log_volume = np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
+    constant = gammaln((df + n) / 2) - gammaln(df / 2) - 0.5 * n * np.log(np.pi * df)
+    out: Array = constant - log_volume - (df + n) / 2 * np.log1p((white**2).sum(-1) / df)
+    return out
+
+
+def log_gamma(x: Array, concentration: Array | float, rate: Array | float) -> Array:
+    """Gamma of shape a and rate b: a log b − log Γ(a) + (a − 1) log x − b x, element by element."""
+    a, b = np.asarray(concentration), np.asarray(rate)
+    out: Array = a * np.log(b) - gammaln(a) + (a - 1) * np.log(x) - b * x
+    return out
+
+
+def log_exponential(x: Array, rate: Array | float) -> Array:
+    """Exponential: log rate − rate x, element by element."""
+    out: Array = np.log(rate) - rate * x
+    return out
+
+
+def log_log_normal(x: Array, loc: Array | float, scale: Array | float) -> Array:
+    """Log-normal: the normal density of log x, less log x, element by element."""
+    out: Array = log_normal(np.log(x), loc, scale) - np.log(x)
+    return out
+
+
+def log_binomial(x: Array, total_count: Array | float, logits: Array | float) -> Array:
+    """Binomial of n trials and logits l: log C(n, x) + x l − n log(1 + eˡ), element by element."""
+    n = np.asarray(total_count)
+    choices = gammaln(n + 1) - gammaln(np.add(x, 1)) - gammaln(n - x + 1)
+    out: Array = choices + x * logits - n * np.logaddexp(0.0, logits)
+    return out
+
+
+def log_negative_binomial(x: Array, total_count: Array | float, logits: Array | float) -> Array:
+    """Negative binomial, r = total_count: log C + x log σ(l) + r log σ(−l), element by element.
+
+    C = Γ(r + x)/(Γ(r) x!) = 1/(x·B(r, x)) for x > 0 (Johnson, Kotz and Kemp 1992).
+    """
+    r = np.asarray(total_count)
+    counted = np.maximum(x, 1)
+    coefficient = np.where(np.asarray(x) > 0, -np.log(counted) - betaln(r, counted), 0.0)
+    out: Array = coefficient - x * np.logaddexp(0.0, np.negative(logits)) - r * np.logaddexp(0.0, logits)
     return out
 
 

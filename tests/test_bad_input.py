@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from ppl_gen.declare.files import read_spec
-from ppl_gen.declare.nodes import Bernoulli, Categorical, Normal, Poisson
+from ppl_gen.declare.nodes import Bernoulli, Categorical, Input, Normal, Poisson
 from ppl_gen.declare.phrasebook import gaussian_mixture, latent_class
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import By, Linear
@@ -26,6 +26,7 @@ X = np.random.default_rng(0).normal(size=(30, 2))
 MIXTURE = gaussian_mixture(2)
 COUNTS = Spec(model={"z": Categorical(2), "x": Poisson(rate=By("z"))})
 COINS = Spec(model={"z": Categorical(2), "x": Bernoulli(probs=By("z"))})
+REGRESSION = Spec(model={"u": Input(2), "y": Normal(1, loc=Linear("u"))})
 TWO_LEAVES = Spec(model={"z": Categorical(2), "x": Normal(2, loc=By("z")), "y": Normal(1, loc=By("z"))})
 
 
@@ -52,11 +53,16 @@ BILLION_LAUGHS = "a: &a [x]\nb: &b [*a, *a, *a]\nc: &c [*b, *b, *b]\nmodel: *c\n
 
 WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     # Data.
-    "NaN": (
-        lambda: fit(MIXTURE, holding(np.nan)),
+    "NaN in an Input": (
+        lambda: fit(REGRESSION, {"u": holding(np.nan), "y": np.arange(9.0)}),
         DataError,
-        "column 'x[1]' has 2 missing values (NaN or blank), the first in row 4 (counting from 0); "
-        "missing data are not supported yet",
+        "column 'u[1]' has 2 missing values (NaN or blank), the first in row 4 (counting from 0); "
+        "an Input is given and not modelled",
+    ),
+    "a column of NaN": (
+        lambda: fit(MIXTURE, np.column_stack([X[:, 0], np.full(30, np.nan)])),
+        DataError,
+        "column 'x[1]' has no value in any row: leave it out",
     ),
     "infinity": (
         lambda: fit(MIXTURE, holding(np.inf)),
@@ -263,11 +269,11 @@ ASKED_WRONGLY: dict[str, tuple[str, Callable[[Fit], object], type[Exception], st
         DataError,
         "the data lack the leaf 'x' (columns x[0], x[1]); they have p, q",
     ),
-    "NaN": (
+    "infinity": (
         "mixture",
-        lambda f: f.score_samples(holding(np.nan)),
+        lambda f: f.score_samples(holding(np.inf)),
         DataError,
-        "column 'x[1]' has 2 missing values",
+        "column 'x[1]' has 2 infinite values",
     ),
     "a level never seen": (
         "items",

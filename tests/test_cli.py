@@ -225,6 +225,11 @@ WRONG = [
     (["fit", "gaussian_mixture", FAITHFUL, "--algorithm", "SVI(epochs=0)"], "epochs must be a whole number"),
     (["fit", "gaussian_mixture", FAITHFUL, "--algorithm", "EM(3)"], "options by keyword"),
     (["fit", "gaussian_mixture", FAITHFUL, "--algorithm", "VI"], "write EM or SVI"),
+    (["fit", "gaussian_mixture", FAITHFUL, "--weights", "waitin"], "did you mean 'waiting'?"),
+    (
+        ["fit", "gaussian_mixture", FAITHFUL, "--weights", "eruptions", "--set", "x.dim=2"],
+        "the data give it 1 column: waiting",
+    ),
     (["fit", "vae", FAITHFUL, "--algorithm", "EM"], "'z' is a continuous latent"),
     (["fit", "gaussian_mixture", FAITHFUL, "--device", "gpu"], "--device gpu: write one of cpu"),
     (["fit", "gaussian_mixture", "no_such.csv", "--out", ROOT / "tests"], "exists already"),
@@ -295,6 +300,22 @@ def test_dtype_and_seed_reach_the_fit(tmp_path: Path) -> None:
     fit = load(tmp_path / "fit")
     assert fit.seed == 5
     assert str(fit.program.dtype) == "torch.float32"
+
+
+def test_a_table_of_patterns_with_their_counts_is_fitted_as_the_rows_are(tmp_path: Path) -> None:
+    rows = pd.DataFrame(np.random.default_rng(0).integers(0, 2, (200, 3)), columns=["a", "b", "c"])
+    patterns = rows.value_counts().reset_index(name="n")
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    patterns.to_csv(tmp_path / "patterns.csv", index=False)
+    words = ("fit", "latent_class", "--set", "z.k=1", "--algorithm", "EM(restarts=1)", "--out")
+    ran(*words, tmp_path / "one", tmp_path / "rows.csv")
+    told = ran(*words, tmp_path / "other", tmp_path / "patterns.csv", "--weights", "n")
+    assert "8, their weights sum to 200" in told
+    one, other = load(tmp_path / "one"), load(tmp_path / "other")
+    # One class has its maximum in closed form: item means, and the same sums of 200 terms.
+    assert other.log_likelihood == pytest.approx(one.log_likelihood, rel=1e-12)
+    assert other.n_parameters == one.n_parameters
+    assert other.bic == pytest.approx(one.bic, rel=1e-12)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")

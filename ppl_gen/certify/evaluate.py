@@ -12,14 +12,21 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from ppl_gen import reference
+from ppl_gen.certify import densities
 from ppl_gen.certify.predictors import Array, Predictors, Values
 from ppl_gen.data.schema import Schema
 from ppl_gen.declare.nodes import Input, Node
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import By, Free, Name, Term, Value
+from ppl_gen.errors import FitError
 
 LEAST_PROBABILITY = 1e-300  # a written 0: its logarithm must stay comparable
 CELLS = 4_000_000  # of a table held at a time
+IMPOSSIBLE = -1e30  # log 0, of a label that contradicts the known one
+
+
+class SecondOpinionError(FitError):
+    """A family gives no density in NumPy: what Pyro says of it cannot be held against anything."""
 
 
 class Evaluation:
@@ -72,18 +79,23 @@ class Evaluation:
         """Log p of a node's value given its parents', summed over its cells: (…, N)."""
         node, x = self.predictors.node(name), values[name]
         given = self.parameters(name, values)
-        if node.family == "Normal":
-            return np.asarray(reference.log_normal(x, given["loc"], given["scale"]).sum(-1))
-        if node.family == "MultivariateNormal":
-            return _log_normal_of_factor(x, given["loc"], self._factor(name, node, values))
-        if node.family == "Poisson":
-            return np.asarray(reference.log_poisson(x, given["rate"]).sum(-1))
-        if node.family == "Bernoulli":
-            logits = given["logits"] if "logits" in given else self._log_odds(name, node, values)
-            return np.asarray(reference.log_bernoulli(x, logits).sum(-1))
-        probs = given["probs"] if "probs" in given else softmax(given["logits"], axis=-1)
-        cells = reference.log_categorical(x.astype(np.int64), np.maximum(probs, LEAST_PROBABILITY))
-        return cells if self.predictors.is_scalar(name) else np.asarray(cells.sum(-1))
+        if node.support == "category":
+            probs = given["probs"] if "probs" in given else softmax(given["logits"], axis=-1)
+            codes = x.astype(np.int64)
+            known = np.maximum(codes, 0)  # −1 is a missing cell
+            cells = reference.log_categorical(known, np.maximum(probs, LEAST_PROBABILITY))
+            if self.predictors.is_scalar(name):
+                return np.asarray(np.where(codes < 0, 0.0, cells))
+            return densities.over_cells(cells, codes < 0)
+        if node.family in densities.VECTORS:
+            given["factor"] = self._factor(name, node, values)
+            return densities.of_seen_part(densities.VECTORS[node.family], x, given)
+        if "probs" in given:
+            given["logits"] = self._log_odds(name, node, values)
+        density = densities.CELLS.get(node.family) or _of_own_family(node)
+        missing = np.isnan(x)
+        # Where nothing is seen, any value of the support will do: 1 is in each of them.
+        return densities.over_cells(density(np.where(missing, 1.0, x), given), missing)
 
     def log_densities(self, values: Values) -> dict[str, Array]:
         """Log p of every node: their sum is the log-joint."""
@@ -146,6 +158,8 @@ class Evaluation:
 
     def _axes(self, name: str, node: Node, key: str) -> tuple[int, ...]:
         width = self.schema.dims[name]
+        if key in node.single:
+            return (1,)
         if node.constraints[key] in ("covariance", "lower_cholesky"):
             return (width * (width + 1) // 2,)
         if node.support == "category":
@@ -194,11 +208,12 @@ def _lower_triangle(packed: Array) -> Array:
     return factor
 
 
-def _log_normal_of_factor(x: Array, loc: Array, factor: Array) -> Array:
-    """Log N(x; loc, L Lᵀ): L⁻¹(x − loc) is standard normal, and the volume changes by the diagonal of L."""
-    white = np.linalg.solve(factor, (x - loc)[..., None])[..., 0]
-    log_volume = np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
-    return np.asarray(reference.log_normal(white, 0.0, 1.0).sum(-1) - log_volume)
+def _of_own_family(node: Node) -> densities.Cell:
+    """The density that a family of the user's own declares."""
+    density = type(node).log_density
+    if density is None:
+        raise SecondOpinionError(f"{node.family} declares no log_density, so nothing is held against it")
+    return lambda x, given: np.asarray(density(x, **{name: given[name] for name in node.constraints}))
 
 
 def joint_states(evaluation: Evaluation, names: Sequence[str], first: int = -2) -> dict[str, Array]:
@@ -213,6 +228,16 @@ def joint_states(evaluation: Evaluation, names: Sequence[str], first: int = -2) 
     return states
 
 
+def _agreement(states: Mapping[str, Array], rows: Values) -> Array:
+    """0 where the joint state is what a row's known labels say, and next to log 0 elsewhere."""
+    total: Array = np.zeros(())
+    for name in states.keys() & rows.keys():
+        label, state = np.nan_to_num(rows[name], nan=-1), states[name]
+        wrong = (state != label) & (label >= 0)
+        total = total + IMPOSSIBLE * (wrong.any(-1) if label.ndim > 1 else wrong)
+    return total
+
+
 def log_joint_table(evaluation: Evaluation, rows: Values, names: Sequence[str]) -> Array:
     """Log p(x_d, z) of each row at every joint state of the discrete latents `names`: (N, K)."""
     n = len(next(iter(rows.values())))
@@ -224,6 +249,7 @@ def log_joint_table(evaluation: Evaluation, rows: Values, names: Sequence[str]) 
     for start in range(0, n, step):
         block = {name: value[start : start + step] for name, value in rows.items()}
         count = min(step, n - start)
-        log_joint = np.broadcast_to(evaluation.log_joint(states | block), (*sizes, count))
+        log_joint = evaluation.log_joint(block | states) + _agreement(states, block)
+        log_joint = np.broadcast_to(log_joint, (*sizes, count))
         parts.append(log_joint.reshape(-1, count).T)
     return np.concatenate(parts)

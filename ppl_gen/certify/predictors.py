@@ -211,7 +211,7 @@ class Predictors:
             return np.asarray(one_hot.reshape(*one_hot.shape[:-2], -1), dtype=np.float64)
         if network and node.support == "count":
             return np.asarray(np.log1p(value))
-        if network and node.support in ("real", "given") and name in self.schema.columns:
+        if network and node.support in ("real", "positive", "given") and name in self.schema.columns:
             return np.asarray((value - self.schema.centre[name]) / np.array(self.schema.spread[name]))
         return value
 

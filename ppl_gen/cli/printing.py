@@ -66,6 +66,8 @@ def roles_text(table: Table) -> str:
 
     def told(name: str) -> str:
         columns = schema.column_names(name)
+        if name in schema.partial:
+            return f"{name} (partly; latent elsewhere)"
         if columns == (name,):
             return name
         return (

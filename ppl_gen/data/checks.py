@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,29 @@ def where(column: str, node: str) -> str:
     return f"column {column!r}" + ("" if column == node or column.startswith(f"{node}[") else f" of {node!r}")
 
 
+_ROWS_BEFORE: ContextVar[int] = ContextVar("rows_before", default=0)
+
+
+@contextmanager
+def counting_from(row: int) -> Iterator[None]:
+    """Within it the rows looked at are some of a longer table, the first of them its row number `row`.
+
+    Example:
+        >>> with counting_from(1000):
+        ...     at(2)
+        'in row 1002 (counting from 0)'
+
+    """
+    token = _ROWS_BEFORE.set(row)
+    try:
+        yield
+    finally:
+        _ROWS_BEFORE.reset(token)
+
+
 def at(row: int) -> str:
     """How messages name a row."""
-    return f"in row {row} (counting from 0)"
+    return f"in row {_ROWS_BEFORE.get() + row} (counting from 0)"
 
 
 def listed(names: Iterable[Any], most: int = 12) -> str:
@@ -87,6 +109,44 @@ def counts(node: str, columns: Sequence[str], cells: Cells) -> None:
     _refuse(node, columns, cells, lambda x: (np.floor(x) != x) & ~np.isnan(x), "counts are whole numbers")
 
 
+def positive(node: str, columns: Sequence[str], cells: Cells) -> None:
+    """Refuse zero and what lies below."""
+    _refuse(node, columns, cells, lambda x: x <= 0, "the family takes values above 0")
+
+
+def within_totals(
+    spec: Spec, columns: Mapping[str, Sequence[str]], arrays: Mapping[str, NDArray[Any]]
+) -> None:
+    """Refuse more successes than trials, where a node counts them out of a total: written, or beside it.
+
+    Args:
+        spec: the declaration.
+        columns: by node, the names of its columns.
+        arrays: by node, (N, width).
+
+    """
+    for name, node in spec.nodes.items():
+        term = node.terms().get("total_count") if node.constraints.get("total_count") == "count" else None
+        if term is None or name not in arrays:
+            continue
+        beside = term.parents()
+        if beside and beside[0] not in arrays:
+            continue
+        total = np.asarray(arrays[beside[0]] if beside else getattr(term, "value", 0), dtype=np.float64)
+        if beside:
+            counts(beside[0], columns[beside[0]], total)
+        total = total if total.ndim > 1 else total.reshape(1, -1)  # an image-shaped list, cell by cell
+        hit = _first(arrays[name] - total, lambda x: x > 0)
+        if hit is not None:
+            row, column, count = hit
+            most = np.broadcast_to(total, arrays[name].shape)[row, column]
+            raise DataError(
+                f"{where(columns[name][column], name)} holds {arrays[name][row, column]:g} {at(row)}, where "
+                f"total_count{f' ({beside[0]})' if beside else ''} is {most:g}; "
+                f"{_times(count, 'such cell')} in this column"
+            )
+
+
 def enough_rows(roles: Roles, k: Mapping[str, int], n_rows: int, total: float = 0.0) -> None:
     """Refuse to fit more classes than there are rows; a row of weight w stands for w."""
     for name in roles.latent:
@@ -112,7 +172,7 @@ def constant_columns(
     """
     notes = []
     for name in schema.roles.observed:
-        if name not in spec.leaves or spec.nodes[name].support not in ("real", "category"):
+        if name not in spec.leaves or spec.nodes[name].support not in ("real", "positive", "category"):
             continue
         still = [column for column, flat in zip(schema.columns[name], same[name], strict=True) if flat]
         if still:

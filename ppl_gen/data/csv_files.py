@@ -45,7 +45,7 @@ def read_csv(path: Path) -> tuple[nw.DataFrame[Any], list[str]]:
     notes = _cut_short(path, separator, frame)
     for name in frame.columns:
         if not pd.api.types.is_numeric_dtype(frame[name]):
-            frame[name] = _without_blanks(frame[name])
+            frame[name] = without_blanks(frame[name])
     if first == "Unnamed: 0":
         frame = frame.iloc[:, 1:]
         notes.append("the first column has no name (a row index, it seems) and is not read")
@@ -103,7 +103,7 @@ def _uneven(path: Path, separator: str) -> tuple[int, list[tuple[int, int]]]:
             return 0, []
 
 
-def _without_blanks(column: pd.Series[Any]) -> pd.Series[Any]:
+def without_blanks(column: pd.Series[Any]) -> pd.Series[Any]:
     """A column of text in which cells of mere spaces are missing; of numbers, if those were all its text."""
     if not pd.api.types.is_string_dtype(column):
         return column

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import narwhals as nw
@@ -15,12 +14,12 @@ from numpy.typing import NDArray
 from ppl_gen.data import checks, columns, holes
 from ppl_gen.data import weights as weighting
 from ppl_gen.data.columns import Need as Need
-from ppl_gen.data.csv_files import read_csv
 from ppl_gen.data.levels import Distinct, distinct, encode, learn_levels, oddities
 from ppl_gen.data.moments import centre_and_spread, constant
 from ppl_gen.data.raw import Raw, as_frame, raw_entry, to_numbers
 from ppl_gen.data.schema import Level, Schema
 from ppl_gen.data.sizes import Claim, Sizes, declared_sizes, is_scalar, settle
+from ppl_gen.data.sources import Rows
 from ppl_gen.data.table import Table
 from ppl_gen.declare.spec import Spec
 from ppl_gen.errors import DataError
@@ -68,14 +67,12 @@ def read_table(
     """
     if need not in ("observed", "all", "inputs", "any"):
         raise DataError(f"need is {need!r}; choose from observed, all, inputs, any")
-    if isinstance(data, str | os.PathLike):
-        path = Path(data)
-        frame, notes = read_csv(path)
-        try:
-            table = read_table(frame, spec, schema=schema, need=need, weights=weights)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
-        return replace(table, warnings=(*notes, *table.warnings))
+    if isinstance(data, str | os.PathLike | Rows):
+        from ppl_gen.data.stream_reading import (
+            read_files,  # here and not above: it reads its chunks by read_table
+        )
+
+        return read_files(data, spec, schema=schema, need=need, weights=weights)
     beside = None if weights is None or isinstance(weights, str) else raw_entry("weights", weights, dim=None)
     if isinstance(data, Mapping):
         if isinstance(weights, str):
@@ -110,6 +107,7 @@ def _checked(
     if beside is not None:
         weights = weighting.checked(beside, beside.columns[0] if beside.named else "weights", n_rows)
     table = _again(chosen, spec, schema, n_rows) if schema else _first_time(chosen, spec, n_rows, weights)
+    checks.within_totals(spec, {name: raw.columns for name, raw in chosen.items()}, table.arrays)
     discrete = {
         name for name in chosen if spec.is_category(name) or spec.nodes[name].support in ("boolean", "count")
     }
@@ -124,7 +122,7 @@ def _first_time(
     declared = declared_sizes(spec)
     found = Sizes({}, {})
     for name, raw in chosen.items():
-        _fits(name, raw, declared.dims.get(name))
+        check_width(name, raw.columns, declared.dims.get(name))
         found.dims[name] = Claim(len(raw.columns), "")
     arrays: dict[str, NDArray[Any]] = {}
     levels: dict[str, tuple[tuple[Level, ...] | None, ...]] = {}
@@ -139,7 +137,7 @@ def _first_time(
             arrays[name] = _codes(own, per, k, scalar=is_scalar(spec, name, len(own)))
             notes += [note for column in own for note in oddities(column, label=name not in (*spec.leaves, *spec.inputs))]
         else:
-            arrays[name] = _numbers(spec, name, raw)
+            arrays[name] = checked_numbers(spec, name, raw)
     counts = None if weights is None else weights > 0
     lost = _lost(chosen, arrays, spec, {name: claim.size for name, claim in found.k.items()})
     for name, mask in lost.items():
@@ -187,7 +185,7 @@ def _again(chosen: dict[str, Raw], spec: Spec, schema: Schema, n_rows: int) -> T
             per = list(schema.levels[name])
             arrays[name] = _codes(own, per, schema.k[name], scalar=is_scalar(spec, name, len(own)))
         else:
-            arrays[name] = _numbers(spec, name, raw)
+            arrays[name] = checked_numbers(spec, name, raw)
     lost = _lost(chosen, arrays, spec, schema.k)
     return Table(
         schema, arrays, n_rows, (), frozenset(name for name, mask in lost.items() if mask is not None)
@@ -215,10 +213,12 @@ def _codes(
 CHECKS: dict[str, Callable[[str, Sequence[str], NDArray[np.float64]], None]] = {
     "boolean": checks.binary,
     "count": checks.counts,
+    "positive": checks.positive,
 }
 
 
-def _numbers(spec: Spec, name: str, raw: Raw) -> NDArray[np.float64]:
+def checked_numbers(spec: Spec, name: str, raw: Raw) -> NDArray[np.float64]:
+    """The cells of a node that is no category, (N, width), each held against its support."""
     cells = to_numbers(name, raw)  # (N, width)
     checks.finite(name, raw.columns, cells)
     if check := CHECKS.get(spec.nodes[name].support):
@@ -226,10 +226,11 @@ def _numbers(spec: Spec, name: str, raw: Raw) -> NDArray[np.float64]:
     return cells
 
 
-def _fits(name: str, raw: Raw, declared: Claim | None) -> None:
-    width = len(raw.columns)
+def check_width(name: str, columns: Sequence[str], declared: Claim | None) -> None:
+    """Refuse columns that are more or fewer than the declaration says."""
+    width = len(columns)
     if declared is not None and declared.size != width:
         noun = "column" if width == 1 else "columns"
         raise DataError(
-            f"{name!r} {declared.text} and the data give it {width} {noun}: {checks.listed(raw.columns)}"
+            f"{name!r} {declared.text} and the data give it {width} {noun}: {checks.listed(columns)}"
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ppl_gen.data.csv_files import BLANK, _without_blanks
+from ppl_gen.data.csv_files import BLANK, without_blanks
 from ppl_gen.errors import DataError
 
 
@@ -51,7 +51,7 @@ def csv_chunks(
                 path,
                 sep=_separator(path),
                 usecols=read,
-                dtype={name: str for name in read if name in text},  # type: ignore[arg-type]
+                dtype={name: str for name in read if name in text},
                 chunksize=size,
                 low_memory=False,
                 keep_default_na=False,
@@ -75,10 +75,13 @@ def _next(frames: Any) -> pd.DataFrame | None:
 
 def _cells(frame: pd.DataFrame, text: Collection[str]) -> pd.DataFrame:
     """Cells of mere spaces are missing."""
-    made = {
-        name: own if pd.api.types.is_numeric_dtype(own) else _without_blanks(own)
-        for name, own in frame.items()
-    }
+    made = {}
+    for name, own in frame.items():
+        if name in text:
+            own = own.mask(own.str.strip().isin(BLANK))
+        elif not pd.api.types.is_numeric_dtype(own):
+            own = without_blanks(own)
+        made[name] = own
     return pd.DataFrame(made, copy=False)
 
 

@@ -17,14 +17,18 @@ from ppl_gen.errors import DataError
 MOST_LEVELS = 100_000  # of one column: beyond, it is no category
 
 Array = NDArray[Any]
+Cells = NDArray[np.float64]
 
 
 class Moments:
-    """Count, centre, spread and extremes of columns, chunk by chunk; missing cells (NaN) are left out.
+    """Centre, spread and extremes of columns, chunk by chunk; missing cells (NaN) are left out.
 
     Two sets of n₁ and n₂ rows, δ apart, have the variance n₁s₁²/n + n₂s₂²/n + δ² n₁n₂/n² together (Chan, Golub
     and LeVeque 1983, https://doi.org/10.2307/2683386); as a sum of squares it is taken with `hypot`, so that
     units of 1e±200 neither overflow nor vanish.
+
+    Attributes:
+        mass: the seen cells of each column, each counted by its row's weight, (width,).
 
     Example:
         >>> moments = Moments(1)
@@ -36,46 +40,55 @@ class Moments:
     """
 
     def __init__(self, width: int) -> None:
-        self.count = np.zeros(width, dtype=np.int64)
+        self.mass = np.zeros(width)
         self.centre, self.spread = np.zeros(width), np.zeros(width)
         self.low, self.high = np.full(width, np.inf), np.full(width, -np.inf)
 
-    def add(self, cells: NDArray[np.float64]) -> None:
-        """Take in the rows of one chunk, (N, width), N ≥ 1."""
-        with np.errstate(invalid="ignore"):
-            whole = not np.isnan(cells.min())
-        if whole:
-            self._combine(slice(None), cells)
-            return
-        for j in range(cells.shape[1]):
-            seen = cells[~np.isnan(cells[:, j]), j]
-            if seen.size:
-                self._combine(slice(j, j + 1), seen[:, None])
+    def add(self, cells: Cells, weights: Cells | None = None, lost: NDArray[np.bool_] | None = None) -> None:
+        """Take in the rows of one chunk, (N, width).
+
+        Args:
+            cells: the rows.
+            weights: how often each counts, (N,); None: once.
+            lost: which cells are missing, (N, width); None: none.
+
+        """
+        if weights is not None and not weights.all():
+            counts = weights > 0
+            cells, weights = cells[counts], weights[counts]
+            lost = None if lost is None else lost[counts]
+        mass = np.full(cells.shape[1], float(len(cells) if weights is None else weights.sum()))
+        if lost is not None:
+            mass -= lost.sum(axis=0) if weights is None else weights @ lost
+            mass[lost.all(axis=0)] = 0.0  # not what rounding leaves
+        which = np.flatnonzero(mass > 0)
+        if which.size:
+            self._combine(which, cells if which.size == len(mass) else cells[:, which], weights, mass[which])
 
     def settled(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Means and population standard deviations; 1.0 where a column is constant."""
-        spread = np.where((self.low == self.high) | ~(self.spread > 0), 1.0, self.spread)
+        spread = np.where(self.constant | ~(self.spread > 0), 1.0, self.spread)
         return tuple(self.centre.tolist()), tuple(spread.tolist())
 
     @property
     def constant(self) -> NDArray[np.bool_]:
         """Which columns hold one value only, (width,)."""
-        same: NDArray[np.bool_] = self.low == self.high
+        same: NDArray[np.bool_] = ~(self.low < self.high)
         return same
 
-    def _combine(self, which: slice, cells: NDArray[np.float64]) -> None:
-        low, high = cells.min(axis=0), cells.max(axis=0)
-        centre, spread = map(np.asarray, centre_and_spread(cells))
+    def _combine(self, which: NDArray[np.intp], cells: Cells, weights: Cells | None, mass: Cells) -> None:
+        low, high = np.fmin.reduce(cells, axis=0), np.fmax.reduce(cells, axis=0)
+        centre, spread = map(np.asarray, centre_and_spread(cells, weights))
         spread = np.where(low == high, 0.0, spread)
-        before = self.count[which]
-        share = len(cells) / (before + len(cells))  # of the new rows
+        before = self.mass[which]
+        share = mass / (before + mass)  # of the new rows
         apart = np.where(before > 0, centre - self.centre[which], 0.0)
         within = np.hypot(self.spread[which] * np.sqrt(1 - share), spread * np.sqrt(share))
         self.spread[which] = np.hypot(within, apart * np.sqrt(share * (1 - share)))
         self.centre[which] = np.where(before > 0, self.centre[which] + apart * share, centre)
         self.low[which] = np.minimum(self.low[which], low)
         self.high[which] = np.maximum(self.high[which], high)
-        self.count[which] = before + len(cells)
+        self.mass[which] = before + mass
 
 
 class Levels:
@@ -84,7 +97,6 @@ class Levels:
     def __init__(self, node: str, column: str) -> None:
         self.node, self.column = node, column
         self.numbers: dict[Level, int] = {}
-        self.holes = False
 
     def add(self, found: Distinct) -> NDArray[np.int64]:
         """Take in one chunk; the number of each cell's value, (N,), −1 where the cell is missing."""
@@ -93,7 +105,6 @@ class Levels:
             raise DataError(
                 f"{where(self.column, self.node)} has more than {MOST_LEVELS} levels; is it a column of numbers?"
             )
-        self.holes |= bool((found.index < 0).any())
         numbers: NDArray[np.int64] = table[found.index]
         return numbers
 

@@ -46,7 +46,7 @@ def from_mapping(data: Mapping[Any, Any], name: str, spec: Spec) -> tuple[dict[A
 
 
 def checked(raw: Raw, what: str, n_rows: int) -> Weights:
-    """One number a row, (N,): finite, at least 0, not all 0.
+    """One number a row, (N,): finite, at least 0, not all 0, their sum finite.
 
     Args:
         raw: as it was passed.
@@ -57,6 +57,22 @@ def checked(raw: Raw, what: str, n_rows: int) -> Weights:
         DataError: any of this does not hold.
 
     """
+    cells = each_checked(raw, what, n_rows)
+    with np.errstate(over="ignore"):
+        sum_checked(float(cells.sum()), what)
+    return cells
+
+
+def sum_checked(total: float, what: str) -> None:
+    """Refuse weights whose sum is 0 or no float."""
+    if total == 0:
+        raise DataError(f"{what!r} is 0 in every row: some row has to count")
+    if not np.isfinite(total):
+        raise DataError(f"the sum of {what!r} is beyond the range of float64: divide all by one number")
+
+
+def each_checked(raw: Raw, what: str, n_rows: int) -> Weights:
+    """One number a row, (N,): finite and at least 0; see `checked`."""
     if raw.n_rows != n_rows:
         raise DataError(f"{what!r} has {raw.n_rows} weights and the data {n_rows} rows; each row needs one")
     if len(raw.columns) != 1:
@@ -74,11 +90,6 @@ def checked(raw: Raw, what: str, n_rows: int) -> Weights:
         if bad.any():
             row = int(bad.argmax())
             raise DataError(f"{what!r} holds {cells[row]:g} {at(row)}, where weights are {rule}")
-    if not cells.any():
-        raise DataError(f"{what!r} is 0 in every row: some row has to count")
-    with np.errstate(over="ignore"):
-        if not np.isfinite(cells.sum()):
-            raise DataError(f"the sum of {what!r} is beyond the range of float64: divide all by one number")
     return cells
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator
 
@@ -34,6 +34,8 @@ class Node(Declared):
     either: ClassVar[tuple[str, str] | None] = None
     # Parameters that are one number for all dimensions.
     single: ClassVar[frozenset[str]] = frozenset()
+    # A density in NumPy, of a family that is not the library's own.
+    log_density: ClassVar[Callable[..., Any] | None] = None
     dim: int | tuple[int, ...] | None
 
     def __init_subclass__(cls) -> None:

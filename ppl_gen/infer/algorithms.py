@@ -102,8 +102,53 @@ class SVI:
             raise FitError(f"SVI: optimizer must be a name or a function, not {self.optimizer!r}")
 
 
-Algorithm = EM | SVI
-ALGORITHMS: dict[str, Callable[..., Algorithm]] = {"EM": EM, "SVI": SVI}
+@dataclass(frozen=True)
+class StepwiseEM:
+    """EM in minibatches, for rows of which one pass is already long; every M-step has to be closed.
+
+    The expected statistics, for a row on average, are kept as a running one: s ← (1 − γ_t) s + γ_t ŝ_batch with
+    γ_t = (t + offset)^−decay, and an M-step follows every batch. What the second half of all batches said,
+    every one counted alike, gives the parameters it ends with.
+
+    Args:
+        epochs: passes over the rows.
+        batch_size: rows of a minibatch; the last one of an epoch counts as much less as it is smaller.
+        decay: above 0.5 and at most 1; the smaller, the faster what was learned at first is forgotten.
+        offset: from 0; the larger, the less the first batches move.
+        restarts: starts tried, by EM on a sample of the rows.
+        init: as for EM.
+        lowering: as for EM.
+
+    Raises FitError for a value outside its range. Reference: Cappé & Moulines (2009).
+
+    Example:
+        >>> StepwiseEM(epochs=1).decay
+        0.6
+
+    """
+
+    epochs: int = 2
+    batch_size: int = 4096
+    decay: float = 0.6
+    offset: float = 2.0
+    restarts: int = 10
+    init: Any = "k-means++"
+    lowering: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "restarts"):
+            _whole("StepwiseEM", name, getattr(self, name), 1)
+        _positive("StepwiseEM", "decay", self.decay)
+        if not 0.5 < self.decay <= 1:
+            raise FitError(f"StepwiseEM: decay must be above 0.5 and at most 1, not {self.decay!r}")
+        _positive("StepwiseEM", "offset", self.offset, zero=True)
+        _choice("StepwiseEM", "lowering", self.lowering, LOWERINGS)
+        if isinstance(self.init, str):
+            _choice("StepwiseEM", "init", self.init, INITS)
+
+
+Algorithm = EM | SVI | StepwiseEM
+ALGORITHMS: dict[str, Callable[..., Algorithm]] = {"EM": EM, "SVI": SVI, "StepwiseEM": StepwiseEM}
 
 
 def described(algorithm: Algorithm) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Engine:
         self.monotone = not newton.groups(program)
         size = block_rows(program, table, restarts)
         self.spans = [(a, min(a + size, table.n_units)) for a in range(0, table.n_units, size)]
-        self.blocks = [_filled(self.standard.block(table, *span), size) for span in self.spans]
+        self.blocks = [filled(self.standard.block(table, *span), size) for span in self.spans]
         self.weights = [_weights(program, table, *span, size) for span in self.spans]
         self._begin = side_by_side(expectation_step(program), (0, None, None, 0))
         self._expect = Lowered(side_by_side(expectation_step(program), (0, None, None)), how, steady=(1, 2))
@@ -117,7 +117,7 @@ def _weights(program: Program, table: Table, start: int, stop: int, size: int) -
     return pad(own, (0, size - (stop - start))).to(program.device)
 
 
-def _filled(block: dict[str, Tensor], size: int) -> dict[str, Tensor]:
+def filled(block: dict[str, Tensor], size: int) -> dict[str, Tensor]:
     """The block's last row repeated up to `size` rows, in the block's own column-major layout."""
     rows = len(next(iter(block.values())))
     if rows == size:

@@ -16,7 +16,7 @@ CHUNK = 16_384
 
 
 def mean_gradient(program: Program, state: State, table: Table) -> dict[str, Tensor]:
-    """∇ (1/N) Σ_d log p(x_d) by unconstrained parameter, columns in standard units, over all rows.
+    """∇ (1/Σw) Σ_d w_d log p(x_d) by unconstrained parameter, columns in standard units, over all rows.
 
     Zero at a maximum of the likelihood (F4). For programs that EM can fit: see `route.em_obstacle`.
     """
@@ -27,7 +27,10 @@ def mean_gradient(program: Program, state: State, table: Table) -> dict[str, Ten
     with pyro_scope(), in_standard_units():
         for start in range(0, table.n_units, CHUNK):
             rows = standard.block(table, start, min(start + CHUNK, table.n_units))
-            value = log_marginal(program, inside | learned, rows).sum() / table.n_units
+            values = log_marginal(program, inside | learned, rows)
+            if table.weights is not None:
+                values = values * torch.tensor(table.weights[start : start + CHUNK]).to(values)
+            value = values.sum() / table.total
             gradients = torch.autograd.grad(value, list(learned.values()))
             for path, gradient in zip(learned, gradients, strict=True):
                 total[path] += gradient

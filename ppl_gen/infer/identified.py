@@ -86,9 +86,10 @@ class Identified:
 def in_double(program: Program, state: State) -> tuple[Program, State]:
     """The program and a state in float64, on the CPU; numbers written in the declaration are exact."""
     exact = Program(program.spec, program.schema).double()
-    own = {path: value.detach() for path, value in exact.state_dict().items()}
-    learned = [path for path, _ in exact.named_parameters()]
-    return exact, own | {path: state[path].detach().cpu().double() for path in learned}
+    with torch.no_grad():
+        for path, parameter in exact.named_parameters():
+            parameter.copy_(state[path])
+    return exact, {path: value.detach() for path, value in exact.state_dict().items()}
 
 
 def identified(program: Program, state: State, total: float) -> Identified:

@@ -225,7 +225,8 @@ def _natural(phi: Identified) -> tuple[Array, Array]:
     estimates = call(phi.state(flat)).detach().numpy()
     if not phi.count:
         return np.zeros((len(estimates), 0)), estimates
-    derivative = torch.func.jacfwd(lambda flat: call(phi.state(flat)))(flat)
+    # Not jacfwd: forward mode scripts its decompositions, of which torch itself warns.
+    derivative = torch.func.jacrev(lambda flat: call(phi.state(flat)))(flat)
     return np.asarray(derivative.detach().numpy()), np.asarray(estimates)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ppl_gen.program.half import Draw
 from ppl_gen.program.layers import Constant, Table
+from ppl_gen.program.priors import prior_obstacle
 from ppl_gen.program.program import Program
 
 # The transforms under which a weighted mean or variance is the maximum likelihood it is without them.
@@ -27,5 +28,7 @@ def m_step_obstacle(program: Program, draw: Draw) -> str | None:
         narrow = isinstance(layer, Table) and layer.table.shape[len(layer.lookup.levels)] == 1
         if narrow and slot.target.shareable and slot.target.axes[0] != 1:
             shared.add(key)
+    if (obstacle := prior_obstacle(draw)) is not None:
+        return obstacle
     reason = draw.family.closed_form(frozenset(partly), frozenset(shared))
     return None if reason is None else f"{reason}: no closed-form M-step"

@@ -34,7 +34,8 @@ def by_decreasing_weight(
             continue
         totals = counts.reshape(-1, counts.shape[-1]).sum(0).cpu()
         shares[name] = totals / totals.sum()
-        if _exchangeable(program.generative, name) and shares[name].isfinite().all():
+        same = _exchangeable(program.generative, name) and not program.priors.tells_apart(name)
+        if same and shares[name].isfinite().all():
             order = totals.argsort(descending=True, stable=True)
             state, shares[name] = _permuted(program.generative, state, name, order), shares[name][order]
     return state, tuple(next(iter(shares.values()), torch.ones(1)).tolist())
@@ -48,7 +49,9 @@ def latent_statistics(program: Program, state: State, table: Table) -> dict[str,
     with pyro_scope(), torch.no_grad():
         for start in range(0, table.n_units, CHUNK):
             rows = {name: tensor[start : start + CHUNK] for name, tensor in tensors.items()}
-            _, marginals = posterior_marginals(program, state, rows)
+            own = None if table.weights is None else torch.tensor(table.weights[start : start + CHUNK])
+            weights = None if own is None else own.to(program.device, program.dtype)
+            _, marginals = posterior_marginals(program, state, rows, weights=weights)
             for name in program.enumerated:
                 counts = site_statistics(program, draws[name], marginals[name], rows)
                 totals[name] = totals.get(name, 0) + counts

@@ -107,4 +107,5 @@ def site_of(program: Program, draw: Draw, state: State) -> tuple[dict[str, Tenso
                 shared.append(key)
         current[key] = slot.constraint.working(predictor)
     levels, tables = parent_levels(draw, program), table_parents(draw, program)
-    return current, Site(draw.sizes, levels, tables, frozenset(shared), frozenset(fixed), free)
+    priors = program.priors.laws_of(draw, state)
+    return current, Site(draw.sizes, levels, tables, frozenset(shared), frozenset(fixed), free, priors)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ppl_gen.data.table import Table
 from ppl_gen.infer import linear_units
 from ppl_gen.infer.enumeration import State
+from ppl_gen.infer.prior_units import rescaled_priors
 from ppl_gen.infer.sites import site_of
 from ppl_gen.program.half import Draw
 from ppl_gen.program.layers import Constant
@@ -98,7 +99,15 @@ class Standard:
 
     def enter(self, state: State) -> State:
         """The same law over standardised columns."""
-        return self._rescale(state, {name: (self.shift[name], self.unit[name]) for name in self.shift})
+        return self._rescale(state, self._moves) | rescaled_priors(self.program, state, self._moves)[0]
+
+    @property
+    def _moves(self) -> dict[str, tuple[Tensor, Tensor]]:
+        return {name: (self.shift[name], self.unit[name]) for name in self.shift}
+
+    def prior_units(self, state: State) -> float:
+        """What the priors' log-density in standard units is above that in the data's own, in nats."""
+        return rescaled_priors(self.program, state, self._moves)[1]
 
     def leave(self, state: State, original: State) -> State:
         """The same law over the data's own columns; written numbers come back as they were written."""

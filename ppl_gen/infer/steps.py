@@ -7,6 +7,7 @@ of Newton's method on Q (F6), whose gradient and Hessian are sums over rows just
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 

@@ -17,7 +17,7 @@ ESTIMATED_ROWS = 10_000  # rows beyond which log p(x) is estimated on a sample o
 
 
 def bound_and_likelihood(program: Program, state: State, table: Table, seed: int) -> tuple[float, float]:
-    """(ELBO, log-likelihood), both in nats summed over rows.
+    """(ELBO, log-likelihood), both in nats summed over rows, each as often as its weight says.
 
     With discrete latents alone both are Σ_d log p(x_d): the posterior is exact and the gap of F2 is 0. With
     continuous ones the ELBO is the mean over draws and the log-likelihood an importance-weighted estimate (E3).
@@ -28,7 +28,9 @@ def bound_and_likelihood(program: Program, state: State, table: Table, seed: int
         with pyro_scope(), torch.no_grad():
             for start in range(0, table.n_units, CHUNK):
                 rows = {name: value[start : start + CHUNK] for name, value in tensors.items()}
-                total += float(log_marginal(program, state, rows).double().sum())
+                found = log_marginal(program, state, rows).double().cpu().numpy()
+                own = None if table.weights is None else table.weights[start : start + CHUNK]
+                total += float(found.sum() if own is None else found @ own)
         return total, total
     share = 1.0
     if table.n_units > ESTIMATED_ROWS:

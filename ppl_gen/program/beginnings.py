@@ -49,7 +49,7 @@ def _as_if_standardised(layer: LinearLayer) -> None:
     for parent, width in zip(layer.inputs.parents, layer.inputs.widths, strict=True):
         own = slice(start, start + width)
         start += width
-        if parent.observed and parent.kind == "real":
+        if parent.observed and parent.kind in ("real", "positive"):
             layer.weight[..., own] /= torch.tensor(parent.spread, dtype=torch.float64)
             if layer.free_bias:
                 layer.bias -= layer.weight[..., own] @ torch.tensor(parent.centre, dtype=torch.float64)

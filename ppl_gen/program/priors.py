@@ -7,7 +7,7 @@ move with it into standard units.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ ROOT = "priors.placed"
 class Place:
     """Where a prior stands: whose parameter, and the layer and term it is a prior of.
 
-    `key` names the parameter where the layer is all of it: "" for a weight, a part of a sum, a named value.
+    `draw` and `key` name the parameter, of which the layer is `part` where it stands in a sum (and `intercept`
+    where the sum's intercept is in it); a named value belongs to none.
     """
 
     name: str
@@ -39,6 +40,13 @@ class Place:
     constraint: Constraint
     draw: Draw | None = None
     key: str = ""
+    part: bool = False
+    intercept: bool = False
+
+    @property
+    def whole(self) -> str:
+        """The parameter that the layer's table is all of, or ""."""
+        return "" if self.part or isinstance(self.layer, LinearLayer) else self.key
 
 
 class PlacedPrior(nn.Module):
@@ -51,7 +59,7 @@ class PlacedPrior(nn.Module):
             (place,),
             type(prior).__name__,
         )  # in a tuple: the layer is the half's, not ours
-        self.squared = isinstance(prior, InverseGamma) and place.key == "scale"
+        self.squared = isinstance(prior, InverseGamma) and place.whole == "scale"
         try:
             check_prior(prior, place.constraint.name)
             spread = _spread(prior, self.natural())
@@ -92,7 +100,7 @@ class PlacedPrior(nn.Module):
         for parent, info in zip(lookup.names, lookup.parents, strict=True):
             axes += range(position, position + len(info.table)) if parent == name else []
             position += len(info.table)
-        if place.draw is not None and place.draw.name == name:
+        if place.draw is not None and place.draw.name == name and place.draw.node.support == "category":
             axes.append(-1)
         arguments = [getattr(self, own) for own in self.names if own != "lacking"]
         return any(bool((own != own.narrow(axis, 0, 1)).any()) for own in arguments for axis in axes)
@@ -155,37 +163,10 @@ class Priors(nn.Module):
     def laws_of(self, draw: Draw, state: Mapping[str, Tensor]) -> dict[str, Law]:
         """The laws of a node's parameters, by parameter, with the arguments that a state holds."""
         return {
-            prior.place[0].key: prior.law(self._arguments(position, prior, state))
+            prior.place[0].whole: prior.law(self._arguments(position, prior, state))
             for position, prior in enumerate(self)
-            if prior.place[0].draw is draw and prior.place[0].key
+            if prior.place[0].draw is draw and prior.place[0].whole
         }
-
-    def rescaled(
-        self, state: Mapping[str, Tensor], moves: Mapping[str, tuple[Tensor, Tensor]]
-    ) -> tuple[State, float]:
-        """The arguments of all priors for rows in other units, and by how much Σ log p grows: a constant.
-
-        Args:
-            state: no restart axis; its parameters do not matter.
-            moves: by node the columns' shift and unit, (D,) each.
-
-        """
-        moved: State = {}
-        growth = 0.0
-        for position, prior in enumerate(self):
-            draw, key = prior.place[0].draw, prior.place[0].key
-            if draw is None or not key or draw.name not in moves:
-                continue
-            law = prior.law(self._arguments(position, prior, state))
-            narrow = prior.natural().shape[-1] == 1
-            shift, unit = (
-                (each[:1] if narrow else each).to(next(iter(law.arguments.values())))
-                for each in moves[draw.name]
-            )
-            law, more = law.rescaled(key, shift, unit)
-            growth += float(more)
-            moved |= {f"{ROOT}.{position}.{name}": value for name, value in law.arguments.items()}
-        return moved, growth
 
     def tells_apart(self, name: str) -> bool:
         """Whether a prior differs between the categories of a node: then they cannot change places."""
@@ -212,19 +193,24 @@ def _places(half: Half) -> Iterator[Place]:
 
 
 def _parts(place: Place) -> Iterator[Place]:
-    """The place itself, or the parts of its sum."""
-    parts = (
-        list(zip(place.layer.terms, place.term.terms, strict=True))
-        if isinstance(place.layer, SumLayer)
-        else [(place.layer, place.term)]
+    """The place itself, or the parts of its sum; a weight or part is on the linear predictor's scale."""
+    real = constraint("real")
+    if not isinstance(place.layer, SumLayer):
+        if getattr(place.term, "prior", None) is not None:
+            linear = isinstance(place.layer, LinearLayer)
+            yield replace(place, constraint=real) if linear else place
+        return
+    carries = [_carries_intercept(layer) for layer in place.layer.terms]
+    for i, (layer, term) in enumerate(zip(place.layer.terms, place.term.terms, strict=True)):
+        if getattr(term, "prior", None) is not None:
+            first = carries[i] and not any(carries[:i])
+            yield replace(place, layer=layer, term=term, constraint=real, part=True, intercept=first)
+
+
+def _carries_intercept(layer: nn.Module) -> bool:
+    return (
+        layer.free_bias if isinstance(layer, LinearLayer) else isinstance(layer, Table) and not layer.contrast
     )
-    for layer, term in parts:
-        if getattr(term, "prior", None) is None:
-            continue
-        if len(parts) > 1 or isinstance(layer, LinearLayer):
-            yield Place(place.name, layer, term, constraint("real"))
-        else:
-            yield Place(place.name, layer, term, place.constraint, place.draw, place.key)
 
 
 def prior_obstacle(draw: Draw) -> str | None:

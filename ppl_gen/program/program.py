@@ -166,7 +166,7 @@ class Program(nn.Module):
 
     def forward(self, part: str, *args: Any, **kwargs: Any) -> Any:
         """`model`, `guide`, `density` or `log_prior` by name, for `torch.func.functional_call`."""
-        parts = {
+        parts: dict[str, Callable[..., Any]] = {
             "model": self.model,
             "guide": self.guide,
             "density": self.density,

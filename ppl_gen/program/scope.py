@@ -96,7 +96,7 @@ class Inputs(nn.Module):
         ]
         self.width = sum(self.widths)
         for i, parent in enumerate(self.parents):
-            if network and parent.observed and parent.kind == "real":
+            if network and parent.observed and parent.kind in ("real", "positive"):
                 self.register_buffer(f"centre_{i}", torch.tensor(parent.centre, dtype=torch.float64))
                 self.register_buffer(f"spread_{i}", torch.tensor(parent.spread, dtype=torch.float64))
 
@@ -112,7 +112,7 @@ class Inputs(nn.Module):
             return (cells.unsqueeze(-1) == levels).flatten(-2).to(dtype)
         if self.network and parent.kind == "count":
             return torch.log1p(value)
-        if self.network and parent.observed and parent.kind == "real":
+        if self.network and parent.observed and parent.kind in ("real", "positive"):
             return (value - getattr(self, f"centre_{i}")) / getattr(self, f"spread_{i}")
         return value
 

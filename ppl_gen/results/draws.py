@@ -30,7 +30,7 @@ def new_rows(program: Program, n: int, given: Any, *, seed: int) -> dict[str, Ar
             values = program.model(rows, n=min(size, n - start))
             for name, own in parts.items():
                 own.append(values[name].cpu())
-    return {name: _as_data(program, name, torch.cat(own).numpy()) for name, own in parts.items()}
+    return {name: as_data(program, name, torch.cat(own).numpy()) for name, own in parts.items()}
 
 
 def given_rows(
@@ -66,7 +66,8 @@ def latents_given(program: Program, rows: Rows, draws: int) -> Rows:
 
 def _enumerated_given(program: Program, rows: Rows, draws: int) -> Rows:
     """Draws of the latents that are summed out, from their joint posterior."""
-    if not program.enumerated:
+    names = program.enumerated_in(rows)
+    if not names:
         return {}
     log_probs = site_log_probs(program, program.state_dict(), rows)
     joint = reduce(add, log_probs.values())  # (…, N), the i-th latent on axis −2−i
@@ -74,7 +75,7 @@ def _enumerated_given(program: Program, rows: Rows, draws: int) -> Rows:
     chosen = torch.multinomial(flat.T, draws, replacement=True).T.reshape(-1)  # (S·N,)
     positions = torch.unravel_index(chosen, joint.shape[:-1])
     found = {}
-    for i, name in enumerate(program.enumerated):
+    for i, name in enumerate(names):
         draw = program.generative.draws[name]
         support = draw.family.support(draw.sizes).to(joint.device)
         value = support[positions[-1 - i]]
@@ -99,9 +100,10 @@ def _inputs(program: Program, n: int, given: Any) -> Rows:
 
 def _plain(program: Program, name: str, values: Array) -> Array:
     """Categories, counts and 0/1 cells as integers, the rest as it is."""
-    return values if program.spec.nodes[name].support == "real" else values.astype(np.int64)
+    return values.astype(np.int64) if program.spec.nodes[name].discrete else values
 
 
-def _as_data(program: Program, name: str, values: Array) -> Array:
+def as_data(program: Program, name: str, values: Array) -> Array:
+    """Values as the data write them: categories by their levels, counts as integers."""
     values = _plain(program, name, values)
     return program.schema.decode(name, values) if name in program.schema.k else values

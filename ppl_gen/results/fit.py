@@ -19,7 +19,7 @@ from ppl_gen.infer.run import Mode, Run
 from ppl_gen.infer.status import Status
 from ppl_gen.program.program import Program
 from ppl_gen.results import draws as drawing
-from ppl_gen.results import queries
+from ppl_gen.results import imputing, queries
 from ppl_gen.results.queries import Array
 from ppl_gen.results.rows import at_least_one, read_rows
 
@@ -38,7 +38,7 @@ class Fit:
         run: the run that found them: history, status, modes, notes.
         algorithm: its name and options.
         seed: of the starts, the draws and the order of the rows.
-        n_units: rows it was fitted on.
+        n_units: rows it was fitted on, or the sum of their weights.
         log_likelihood: Σ_d log p(x_d) of those rows in nats; importance-weighted with a continuous latent.
         elbo: Σ_d LB_d; equal to the log-likelihood where the posterior is exact.
         certificate: what was checked, and how it came out.
@@ -72,7 +72,7 @@ class Fit:
     run: Run
     algorithm: dict[str, Any]
     seed: int
-    n_units: int
+    n_units: float
     log_likelihood: float
     elbo: float
     certificate: Certificate
@@ -83,7 +83,7 @@ class Fit:
         model = "; ".join(f"{name}: {entry}" for name, entry in self.spec.model.items())
         how = self.status.name.lower().replace("_", " ")
         failed = "" if self.certificate.ok else ", certificate FAILED"
-        found = f"n={self.n_units}, log-likelihood={self.log_likelihood:.6g}, {how}{failed}"
+        found = f"n={self.n_units:g}, log-likelihood={self.log_likelihood:.6g}, {how}{failed}"
         return f"Fit({textwrap.shorten(model, 120, placeholder=' …')}; {found})"
 
     @property
@@ -229,6 +229,23 @@ class Fit:
         """
         draws = at_least_one(draws, "draws")
         return queries.posterior_means(self.program, read_rows(self.program, rows), draws=draws, seed=seed)
+
+    def impute(self, rows: Any, *, draws: int | None = None, seed: int = 0) -> dict[str, Array]:
+        """The rows with their missing cells filled in from p(missing | seen); FitError with a continuous latent.
+
+        Args:
+            rows: N rows, NaN or blank where a cell is missing; a leaf that they lack is missing in every row.
+            draws: S completed copies, drawn from the conditional (multiple imputation). Default: one copy, with
+                conditional means of reals and counts, and the most probable categories.
+            seed: of the draws.
+
+        Returns:
+            Name → (N, dim), or (S, N, dim) with `draws`; categories by their levels.
+
+        """
+        table = read_rows(self.program, rows)
+        draws = None if draws is None else at_least_one(draws, "draws")
+        return imputing.imputed(self.program, table, draws=draws, seed=seed)
 
     def sample(self, n: int, *, seed: int = 0, given: Any = None) -> dict[str, Array]:
         """Draw n rows of the model at these parameters, latents too; FitError where Inputs are lacking.

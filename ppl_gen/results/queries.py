@@ -29,8 +29,16 @@ Array = NDArray[Any]
 
 
 def discrete_latents(program: Program) -> tuple[str, ...]:
-    """The discrete latents in model order, whether or not the guide names them."""
-    return tuple(name for name in program.schema.roles.latent if program.spec.nodes[name].discrete)
+    """The discrete latents in model order, partly labelled ones too, whether or not the guide names them."""
+    asked = (*program.schema.roles.latent, *program.schema.partial)
+    return tuple(name for name, node in program.spec.nodes.items() if name in asked and node.discrete)
+
+
+def predicted(program: Program, table: Table) -> tuple[str, ...]:
+    """What these rows leave open: the discrete latents, and discrete nodes that the rows lack."""
+    lacking = [name for name in program.inner if name not in table.arrays]
+    asked = {*discrete_latents(program), *lacking}
+    return tuple(name for name in program.spec.nodes if name in asked)
 
 
 def exact_program(program: Program) -> Program:
@@ -50,12 +58,14 @@ def class_probabilities(program: Program, table: Table, *, draws: int, seed: int
     Exact where all latents are discrete. Otherwise of `draws` draws of the guide: by importance weights, or,
     for a latent that the guide itself names, its probabilities there.
     """
-    names = discrete_latents(program)
+    names = predicted(program, table)
     if not names:
         instead = (
             "its latents are continuous: transform gives their means" if program.continuous else "no latent"
         )
-        raise FitError(f"the model has no discrete latent; {instead}")
+        raise FitError(
+            f"these rows leave no discrete node open, and the model has no discrete latent; {instead}"
+        )
     program = exact_program(program)
     copies = draws if program.continuous else 1
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -63,7 +73,8 @@ def class_probabilities(program: Program, table: Table, *, draws: int, seed: int
         for rows in in_blocks(program, program.tensors(table.arrays), copies):
             found = _by_weighting(program, rows, copies) if program.continuous else _exact(program, rows)
             for name in names:
-                parts[name].append(found[name].cpu())
+                known = found[name] if name in found else _known(program, name, rows)
+                parts[name].append(known.cpu())
     joined = {name: torch.cat(own, dim=1).T.contiguous().numpy() for name, own in parts.items()}
     for name, probabilities in joined.items():
         lost = np.flatnonzero(~np.isfinite(probabilities).all(1))
@@ -138,12 +149,20 @@ def guide_trace(program: Program, rows: Rows, *, enumerate_discrete: bool) -> An
 
 def _exact(program: Program, rows: Rows) -> dict[str, Tensor]:
     _, marginals = posterior_marginals(program, program.state_dict(), rows)
-    return _own_axis(program, marginals)
+    return _own_axis(program, marginals, rows)
 
 
-def _own_axis(program: Program, marginals: dict[str, Tensor]) -> dict[str, Tensor]:
+def _known(program: Program, name: str, rows: Rows) -> Tensor:
+    """1 at the value that each row has for a node known in all of them: (K, N)."""
+    draw = program.generative.draws[name]
+    support = draw.family.support(draw.sizes).to(rows[name])
+    same = support.unsqueeze(1) == rows[name]
+    return (same if same.ndim == 2 else same.all(-1)).to(program.dtype)
+
+
+def _own_axis(program: Program, marginals: dict[str, Tensor], rows: Rows) -> dict[str, Tensor]:
     """Each site's marginal summed down to the latent itself: (K, N)."""
-    axes = latent_axes(program)
+    axes = latent_axes(program, rows)
     kept = {name: marginals[name].movedim(axis, 0) for name, axis in axes.items()}
     return {name: own.reshape(own.shape[0], -1, own.shape[-1]).sum(1) for name, own in kept.items()}
 
@@ -158,7 +177,7 @@ def _by_weighting(program: Program, rows: Rows, copies: int) -> dict[str, Tensor
         log_p, marginals = posterior_marginals(program, program.state_dict(), given)  # (S·N,)
         log_q = reduce(add, [site["log_prob"] for site in sites.values()])
         weights = (log_p - log_q).reshape(copies, -1).softmax(0)  # (S, N)
-        for name, own in _own_axis(program, marginals).items():
+        for name, own in _own_axis(program, marginals, given).items():
             found[name] = (own.reshape(own.shape[0], copies, -1) * weights).sum(1)
     return found
 

@@ -6,14 +6,18 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_gen.data.checks import listed
 from ppl_gen.data.reading import Need, read_table
+from ppl_gen.data.sizes import is_scalar
 from ppl_gen.data.table import Table
-from ppl_gen.errors import FitError
+from ppl_gen.errors import DataError, FitError
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
 
@@ -22,12 +26,47 @@ Rows = dict[str, Tensor]
 CELLS = 4_000_000  # numbers of one intermediate result held at a time
 
 
-def read_rows(program: Program, rows: Any, need: Need = "all") -> Table:
-    """New rows, held against the columns, widths and levels of the training data, with its warnings."""
+def read_rows(program: Program, rows: Any, need: Need | None = None) -> Table:
+    """New rows, held against the columns, widths and levels of the training data, with its warnings.
+
+    Args:
+        program: the fitted model.
+        rows: what `fit` takes.
+        need: what must be there (`read_table`). Default: with a continuous latent every observed node; else the
+            Inputs and at least one node. A leaf that the rows lack is then missing in every row, and integrated
+            out; a discrete node that something depends on is summed out.
+
+    Raises:
+        DataError: something is lacking, or does not fit.
+
+    """
+    if need is None:
+        need = "all" if program.continuous or program.recognition.draws else "any"
     table = read_table(rows, program.spec, schema=program.schema, need=need)
     for note in table.warnings:
         warnings.warn(note, UserWarning, stacklevel=3)
-    return table
+    return _with_lacking_leaves(program, table) if need == "any" else table
+
+
+def _with_lacking_leaves(program: Program, table: Table) -> Table:
+    """The table with every leaf that it lacks as missing cells."""
+    spec, schema = program.spec, program.schema
+    arrays = dict(table.arrays)
+    for name in (*schema.roles.observed, *schema.roles.inputs):
+        if name in arrays or name in program.inner:
+            continue
+        if name not in spec.leaves:
+            raise DataError(
+                f"the rows lack {name!r} (columns {listed(schema.column_names(name))}), which other nodes depend on"
+            )
+        width = schema.dims[name]
+        if name in schema.k:
+            shape = (table.n_units,) if is_scalar(spec, name, width) else (table.n_units, width)
+            arrays[name] = np.full(shape, -1, dtype=np.int64)
+        else:
+            arrays[name] = np.full((table.n_units, width), np.nan)
+    lacking = frozenset(arrays) - frozenset(table.arrays)
+    return replace(table, arrays=arrays, holes=table.holes | lacking) if lacking else table
 
 
 def in_blocks(program: Program, rows: Rows, copies: int = 1) -> Iterator[Rows]:

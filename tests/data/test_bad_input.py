@@ -27,6 +27,7 @@ TWO = Spec(model={"c": Categorical(2)})
 MIXTURE = Spec(model={"z": Categorical(3), "x": Normal(loc=By("z"))})
 REGRESSION = Spec(model={"u": Input(1), "y": Normal(1, loc=Linear("u"))})
 PAIR = Spec(model={"z": Categorical(2), "x": Normal(loc=By("z")), "y": Normal(loc=By("z"))})
+CHAIN = Spec(model={"a": Normal(2), "y": Normal(1, loc=Linear("a"))})
 CHOSEN = Spec(model={"x": Normal()}, columns={"x": ("a", "b")})
 
 nan, inf = np.nan, np.inf
@@ -40,35 +41,60 @@ def holed(shape: tuple[int, int], at: list[tuple[int, int]], value: float) -> np
 
 
 WRONG = {
-    "nan": (
-        holed((9, 2), [(4, 1), (6, 1)], nan),
-        GAUSS,
-        "column 'x[1]' has 2 missing values (NaN or blank), the first in row 4 (counting from 0); "
-        "missing data are not supported yet",
-    ),
-    "nan in a frame": (
-        pd.DataFrame({"a": [1.0, nan]}),
-        GAUSS,
-        "column 'a' of 'x' has 1 missing value (NaN or blank), the first in row 1",
-    ),
-    "nan before infinity": (np.array([[inf], [nan]]), GAUSS, "column 'x' has 1 missing value"),
     "infinity": (
         holed((9, 2), [(3, 0)], -inf),
         GAUSS,
         "column 'x[0]' has 1 infinite value, the first in row 3",
     ),
-    "None": ({"x": [1.0, None]}, GAUSS, "column 'x' has 1 missing value"),
-    "pd.NA": (pd.DataFrame({"x": pd.array([1, None], dtype="Int64")}), GAUSS, "'x' has 1 missing value"),
-    "blank among numbers": ({"x": [1.0, " "]}, GAUSS, "column 'x' has 1 missing value"),
-    "masked": (np.ma.masked_greater(np.ones((3, 1)).cumsum(axis=0), 2), GAUSS, "'x' has 1 missing value"),
-    "nan in an Input": ({"u": [nan, 1.0], "y": [0.0, 1.0]}, REGRESSION, "column 'u' has 1 missing value"),
-    "blank category": (
-        {"c": ["a", " ", "b", ""]},
-        CLASS,
-        "column 'c' has 2 missing values (NaN or blank), the first in row 1",
+    "nan in an Input": (
+        {"u": [nan, 1.0, nan], "y": [0.0, 1.0, 2.0]},
+        REGRESSION,
+        "column 'u' has 2 missing values (NaN or blank), the first in row 0 (counting from 0); an Input is given "
+        "and not modelled, so that every row needs it: drop those rows or fill them in",
     ),
-    "missing category": (pd.DataFrame({"c": ["a", None]}), CLASS, "column 'c' has 1 missing value"),
-    "nan category": ({"c": [1.0, nan]}, CLASS, "column 'c' has 1 missing value"),
+    "a blank in a categorical Input": (
+        {"g": ["a", " "], "y": [0.0, 1.0]},
+        Spec(model={"g": Input(), "y": Normal(1, loc=By("g"))}),
+        "column 'g' has 1 missing value (NaN or blank), the first in row 1 (counting from 0); an Input",
+    ),
+    "nan in a real node that others depend on": (
+        {"a": [[1.0, 2.0], [0.0, nan]], "y": [0.0, 1.0]},
+        CHAIN,
+        "column 'a[1]' has 1 missing value (NaN or blank), the first in row 1 (counting from 0); other nodes "
+        "depend on 'a' and its values cannot be summed over, so that every row needs it",
+    ),
+    "nan in a count that others depend on": (
+        {"n": [1, None], "y": [0.0, 1.0]},
+        Spec(model={"n": Poisson(), "y": Normal(1, loc=Linear("n"))}),
+        "other nodes depend on 'n' and its values cannot be summed over",
+    ),
+    "a partly labelled vector with too many values": (
+        {"c": [["a"] * 14, ["b"] * 14, [None] * 14], "y": [0.0, 1.0, 2.0]},
+        Spec(model={"c": Categorical(2, dim=14), "y": Normal(1, loc=Linear("c"))}),
+        "column 'c[0]' has 1 missing value (NaN or blank), the first in row 2 (counting from 0); other nodes "
+        "depend on 'c' and its values cannot be summed over",
+    ),
+    "half a label": (
+        {"c": [["a", "b"], ["b", "a"], [None, "a"]], "y": [0.0, 1.0, 2.0]},
+        Spec(model={"c": Categorical(2, dim=2), "y": Normal(1, loc=Linear("c"))}),
+        "'c' has some of its 2 cells in row 2 (counting from 0) and lacks others",
+    ),
+    "a column of nothing": (
+        pd.DataFrame({"a": [1.0, 2.0], "b": [nan, nan]}),
+        GAUSS,
+        "column 'b' of 'x' has no value in any row: leave it out",
+    ),
+    "an item of nothing": ({"c": [["a", None], ["b", " "]]}, CLASS, "column 'c[1]' has no value in any row"),
+    "no label at all": (
+        {"z": [None, None, None], "x": [1.0, 2.0, 3.0]},
+        MIXTURE,
+        "column 'z' has no value in any row: leave it out, and 'z' is latent",
+    ),
+    "the missing label of other libraries": (
+        {"c": [0, 1, -1]},
+        TWO,
+        "declared with 2 categories: -1, 0, 1; a cell without a label is blank or NaN, not -1",
+    ),
     "infinite category": ({"c": [1.0, inf]}, CLASS, "column 'c' holds an infinite value"),
     "a 7 in a Bernoulli": (
         np.array([[0.0, 1.0], [1.0, 7.0], [0.0, 7.0]]),
@@ -232,8 +258,13 @@ def test_a_sparse_matrix_is_refused_with_the_call_that_helps() -> None:
         ("", "the file is empty"),
         ("a;b\n1;2\n", "separated by ';'"),
         ("a,b\n", "the data are empty: 0 rows"),
-        ("a,b\n1,2\n3,4,5\n", "not readable as CSV"),
-        ("a,b\n1,\n", "column 'b' of 'x' has 1 missing value"),
+        ("a,b\n1,2\n3,4,5\n", "line 3 has 3 cells, and the header names 2"),
+        ("a,b\n1,2,3\n4,5\n", "line 2 has 3 cells, and the header names 2"),
+        ('a,b\n"1\n",2\n3,4,5\n', "line 4 has 3 cells, and the header names 2"),
+        ("a,b\n1,2,3\n4,5,6\n", "line 2 has 3 cells, and the header names 2"),
+        ("a,b\n1,\n2,NA\n", "column 'b' of 'x' has no value in any row"),
+        ("a,b\n1,inf\n2,\n", "column 'b' of 'x' has 1 infinite value, the first in row 0"),
+        ("a,b\n1,2\n3,None\n", "column 'b' of 'x' is numeric in most rows, but has 'None' in row 1"),
     ],
 )
 def test_an_error_in_a_file_names_the_file(tmp_path: Path, text: str, message: str) -> None:
@@ -261,6 +292,7 @@ FITTED = {
     "words": (CLASS, {"c": ["no", "yes"]}),
     "coins": (COINS, np.array([[0], [1]])),
     "regression": (REGRESSION, {"u": [1.0, 2.0], "y": [1.0, 0.0]}),
+    "items": (CLASS, {"c": [[0, 0], [1, 1], [2, 0]]}),
 }
 
 WRONG_LATER = [
@@ -295,7 +327,12 @@ WRONG_LATER = [
     ),
     ("words", {"c": [0, 1]}, "column 'c' holds 0 in row 0"),
     ("coins", np.array([[7]]), "column 'x' holds 7 in row 0"),
-    ("gauss", np.array([[1.0, nan]]), "column 'x[1]' has 1 missing value"),
+    ("regression", {"u": [nan], "y": [1.0]}, "column 'u' has 1 missing value"),
+    (
+        "items",
+        {"c": [[0, 0], [1, 2]]},
+        "column 'c[1]' holds 2 in row 1 (counting from 0), a level never seen",
+    ),
     ("regression", {"y": [1.0]}, "the data lack the Input 'u'"),
 ]
 

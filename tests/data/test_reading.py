@@ -146,6 +146,16 @@ def test_bernoulli_takes_booleans() -> None:
         (Categorical(), pd.Categorical(["b", "a"], categories=["b", "c", "a"]), (("a", "b"),), 2, [1, 0]),
         (Categorical(), [[0, 1], [1, 2]], (None, (1, 2)), 2, [[0, 0], [1, 1]]),
         (Categorical(), [[0, 1], [1, 1]], (None, None), 2, [[0, 1], [1, 1]]),
+        (Categorical(), [[0, 0], [1, 1], [2, 0]], (None, (0, 1)), 3, [[0, 0], [1, 1], [2, 0]]),
+        (Categorical(3), [[0, 0], [1, 1], [1, 0]], ((0, 1), (0, 1)), 3, [[0, 0], [1, 1], [1, 0]]),
+        (Categorical(), [[0, 0], [1, 1], [1, 2]], ((0, 1), None), 3, [[0, 0], [1, 1], [1, 2]]),
+        (
+            Categorical(),
+            [[0, "a"], [1, "b"], [1, "c"]],
+            ((0, 1), ("a", "b", "c")),
+            3,
+            [[0, 0], [1, 1], [1, 2]],
+        ),
         (
             Categorical(),
             [["n", "x"], ["y", "z"], ["y", "w"]],
@@ -205,7 +215,8 @@ def test_new_rows_keep_the_codes_of_the_training_levels() -> None:
         ({"y": [1.0]}, "any", None),
         ({"y": [1.0]}, "inputs", "Input 'u'"),
         ({"u": [1.0], "y": [1.0]}, "observed", None),
-        ({"u": [1.0], "y": [1.0]}, "all", "leaf 'c'"),
+        ({"u": [1.0], "y": [1.0]}, "all", None),
+        ({"u": [1.0], "c": [0]}, "all", "leaf 'y'"),
         ({}, "any", "leaf 'y'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,9 +123,18 @@ def test_codes_that_stand_for_nothing_are_refused(name: str, codes: object, mess
 
 def test_columns_narrower_than_k_say_so() -> None:
     assert SCHEMA.level_counts("d") == (3, 2)
-    assert SCHEMA.level_counts("c") == (2,)
+    assert SCHEMA.level_counts("c") == (3,)  # declared: one exists without a level
+    assert replace(SCHEMA, partial=("d",)).level_counts("d") == (3, 3)  # an unlabelled row may be any
     assert SCHEMA.column_names("d") == ("a", "b")
     assert SCHEMA.column_names("z") == ("z",)
+
+
+def test_files_written_before_labels_could_be_partial_still_load() -> None:
+    partly = replace(SCHEMA, partial=("d",))
+    assert Schema.from_dict(partly.to_dict()) == partly
+    stored = SCHEMA.to_dict()
+    del stored["partial"]
+    assert Schema.from_dict(stored) == SCHEMA
 
 
 def test_a_damaged_file_is_told_as_such() -> None:

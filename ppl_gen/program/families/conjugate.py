@@ -72,9 +72,7 @@ def with_dirichlet(site: Site, parameter: str, counts: Tensor) -> Tensor:
     return counts if law is None else (counts + law.arguments["concentration"] - 1).clamp(min=0)
 
 
-def with_inverse_wishart(
-    site: Site, parameter: str, scatter: Tensor, count: Tensor
-) -> tuple[Tensor, Tensor]:
+def with_inverse_wishart(site: Site, parameter: str, scatter: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Scatter (…, D, D) and count (…, 1, 1) of a covariance: an InverseWishart adds its scale and df + D + 1."""
     law = site.priors.get(parameter)
     if law is None:

@@ -89,6 +89,33 @@ def expected_statistics(
     return torch.cat([weights.sum(-1, keepdim=True), weighted.sum(-2), packed], -1)
 
 
+def log_density_by_row(loc: Tensor, scale_tril: Tensor, value: Tensor, seen: Seen) -> Tensor:
+    """`log_density` where parameters differ from row to row: loc (…, N, D), scale_tril (…, N or 1, D, D)."""
+    factor = _factor_by_row(scale_tril, seen.cells)
+    apart = ((value - loc) * seen.cells).unsqueeze(-1)
+    factor = factor.expand((*apart.shape[:-2], *factor.shape[-2:]))
+    standard = torch.linalg.solve_triangular(factor, apart, upper=False).squeeze(-1)
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return -log_det - 0.5 * LOG_2PI * seen.cells.sum(-1) - 0.5 * (standard**2).sum(-1)
+
+
+def completed_by_row(loc: Tensor, scale_tril: Tensor, value: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+    """`completed` where parameters differ from row to row, the covariance by row too."""
+    cells, lacking = seen.cells, 1 - seen.cells
+    covariance, factor = scale_tril @ scale_tril.mT, _factor_by_row(scale_tril, cells)
+    across = covariance * lacking.unsqueeze(-1) * cells.unsqueeze(-2)
+    regression = torch.cholesky_solve(across.mT, factor).mT
+    left = covariance * lacking.unsqueeze(-1) * lacking.unsqueeze(-2) - regression @ across.mT
+    expected = (regression @ ((value - loc) * cells).unsqueeze(-1)).squeeze(-1) + loc
+    return torch.where(cells > 0, value, expected), left
+
+
+def _factor_by_row(scale_tril: Tensor, cells: Tensor) -> Tensor:
+    both = cells.unsqueeze(-1) * cells.unsqueeze(-2)
+    factor, _ = torch.linalg.cholesky_ex(scale_tril @ scale_tril.mT * both + torch.diag_embed(1 - cells))
+    return factor
+
+
 def _solved(factor: Tensor, apart: Tensor, seen: Seen) -> Tensor:
     """L⁻¹(x − μ) for each row's own pattern: (…E, N, D)."""
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)

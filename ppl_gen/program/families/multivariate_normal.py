@@ -10,7 +10,6 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import register_kl
 
-from ppl_gen.errors import FitError
 from ppl_gen.program.families import missing_normal
 from ppl_gen.program.families.base import (
     Family,
@@ -77,26 +76,36 @@ class CholeskyNormal(LazyDistribution):
         return self._over_batch(log_prob, rows)
 
     def given_seen(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """E[x | seen cells], (…, N, D), and a factor of Cov[x | seen cells], (…, N, D, D); for rows (N, D)."""
+        """E[x | seen cells] (…, N, D) and Cov[x | seen cells] (…, N, D, D), of rows (N, D)."""
+        if self._by_row():
+            expected, left = missing_normal.completed_by_row(self.loc, self.scale_tril, value, self.seen)
+            return expected, left
         expected, left = missing_normal.completed(*self._one_plate(), as_rows(value), self.seen)
+        return expected, self.seen.of_rows(left, -3)
+
+    def sample_rest(self, value: Tensor) -> Tensor:
+        """Rows (N, D) with the cells that are not seen drawn given those that are."""
+        expected, left = self.given_seen(value)
         # Conditional variances of seen cells are 0: a factor of a singular matrix, by its eigenvectors.
         spread, axes = torch.linalg.eigh(left)
         factor = axes * spread.clamp(min=0).sqrt().unsqueeze(-2)
-        return expected, self.seen.of_rows(factor, -3)
+        return expected + (factor @ torch.randn_like(expected).unsqueeze(-1)).squeeze(-1)
+
+    def _by_row(self) -> bool:
+        """Whether the parameters differ from row to row."""
+        own = torch.broadcast_shapes(self.loc.shape[:-1], self.scale_tril.shape[:-2])
+        return len(own) > 0 and own[-1] != 1
 
     def _one_plate(self) -> tuple[Tensor, Tensor]:
-        """Location and factor without the plate's axis, which must be one entry: rows are not parents here."""
+        """Location and factor without the plate's axis of size 1."""
         own = torch.broadcast_shapes(self.loc.shape[:-1], self.scale_tril.shape[:-2])
-        if len(own) and own[-1] != 1:
-            raise FitError(
-                "missing cells of a MultivariateNormal whose parameters are functions of other columns "
-                "cannot be integrated out yet: use Normal, or drop those rows"
-            )
         D = self.loc.shape[-1]
         loc, factor = self.loc.expand((*own, D)), self.scale_tril.expand((*own, D, D))
         return (loc.squeeze(-2), factor.squeeze(-3)) if len(own) else (loc, factor)
 
     def _of_seen(self, value: Tensor) -> Tensor:
+        if self._by_row():
+            return missing_normal.log_density_by_row(self.loc, self.scale_tril, value, self.seen)
         return missing_normal.log_density(*self._one_plate(), as_rows(value), self.seen)
 
     def _row_by_row(self, value: Tensor) -> Tensor:
