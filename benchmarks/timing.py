@@ -82,7 +82,10 @@ def measured(python: str, script: str, arguments: Sequence[str]) -> list[str]:
     """The words of the last line that a process of its own printed."""
     count = arguments[list(arguments).index("--threads") + 1]
     run = subprocess.run(
-        [python, script, *arguments], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": count}
+        [python, script, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": count},
     )
     if run.returncode:
         raise SystemExit(f"{' '.join(run.args)} failed:\n{run.stderr}")

@@ -125,7 +125,7 @@ def conclude(program: Program, table: Table, run: Run, algorithm: Algorithm, see
     if not run.status.usable:
         _warn(run.status.value)
     if isinstance(algorithm, EM) and run.history:  # the exact posterior: the gap of F2 is 0
-        elbo = log_likelihood = run.history[-1]
+        elbo = log_likelihood = run.history[-1] - float(program.log_prior().detach())
     else:
         elbo, log_likelihood = bound_and_likelihood(program, run.state, table, seed)
     return Fit(

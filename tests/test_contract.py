@@ -47,6 +47,15 @@ def example(name: str) -> dict[str, np.ndarray]:
         return {"x": (random.uniform(size=(N, 5)) < np.array([0.1, 0.5, 0.9])[group][:, None]).astype(int)}
     if name == "poisson_mixture":
         return {"x": random.poisson(1 + 5 * group[:, None], (N, 2)).astype(float)}
+    if name == "negative_binomial_mixture":
+        return {"x": random.negative_binomial(3, 0.6 - 0.45 * (group[:, None] > 0), (N, 2)).astype(float)}
+    if name == "binomial_mixture":
+        return {"x": random.binomial(10, 0.2 + 0.5 * (group[:, None] > 0), (N, 3)).astype(float)}
+    if name in ("gamma_mixture", "exponential_mixture", "log_normal_mixture"):
+        shape = 1 if name == "exponential_mixture" else 6
+        return {"x": random.gamma(shape, 1 + 9 * (group[:, None] > 0), (N, 2))}
+    if name.startswith("student_t_mixture"):
+        return {"x": random.standard_t(4, size=(N, 2)) + 8 * (group[:, None] > 0)}
     if name == "vae_bernoulli":
         return {"x": (random.uniform(size=(N, 6)) < 0.1 + 0.4 * group[:, None]).astype(float)}
     return {"x": real}

@@ -114,9 +114,10 @@ def fit(
         check_writable(out, replace=replace)
     typer.echo(roles_text(read_table(data, declaration, weights=weights)))
     precision = None if dtype is None else getattr(torch, dtype.value)
-    more: dict[str, Any] = {} if weights is None else {"weights": weights}
     with _route_told():
-        result = fit_model(declaration, data, chosen, seed=seed, dtype=precision, device=device, **more)
+        result = fit_model(
+            declaration, data, chosen, seed=seed, dtype=precision, device=device, weights=weights
+        )
     if out is not None:
         result.save(out, replace=replace)
     typer.echo(outcome_text(result))

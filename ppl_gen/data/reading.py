@@ -135,7 +135,8 @@ def _first_time(
             found.k[name] = Claim(k, "")
             levels[name] = tuple(per)
             arrays[name] = _codes(own, per, k, scalar=is_scalar(spec, name, len(own)))
-            notes += [note for column in own for note in oddities(column, label=name not in (*spec.leaves, *spec.inputs))]
+            inner = name not in (*spec.leaves, *spec.inputs)
+            notes += [note for column in own for note in oddities(column, label=inner)]
         else:
             arrays[name] = checked_numbers(spec, name, raw)
     counts = None if weights is None else weights > 0

@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from ppl_gen.declare.declared import nearest
-from ppl_gen.declare.nodes import Bernoulli, Categorical, MultivariateNormal, Node, Normal, Poisson
+from ppl_gen.declare.nodes import (
+    Bernoulli,
+    Categorical,
+    MultivariateNormal,
+    MultivariateStudentT,
+    Node,
+    Normal,
+    Poisson,
+    StudentT,
+)
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import MLP, By, Free, Linear
 from ppl_gen.errors import SpecError
@@ -18,6 +27,12 @@ COVARIANCES: dict[str, Callable[[], Node]] = {
     "tied": lambda: MultivariateNormal(loc=By("z"), cov=Free()),
     "diagonal": lambda: Normal(loc=By("z"), scale=By("z")),
     "spherical": lambda: Normal(loc=By("z"), scale=By("z", dim=1)),
+}
+HEAVY_TAILED: dict[str, Callable[[], Node]] = {
+    "full": lambda: MultivariateStudentT(df=By("z"), loc=By("z"), cov=By("z")),
+    "tied": lambda: MultivariateStudentT(df=By("z"), loc=By("z"), cov=Free()),
+    "diagonal": lambda: StudentT(df=By("z"), loc=By("z"), scale=By("z")),
+    "spherical": lambda: StudentT(df=By("z", dim=1), loc=By("z"), scale=By("z", dim=1)),
 }
 
 
@@ -40,6 +55,25 @@ def gaussian_mixture(k: int, covariance: str = "full") -> Spec:
 
     """
     return Spec(model={"z": Categorical(k), "x": _chosen(COVARIANCES, covariance, "covariance")})
+
+
+def student_t_mixture(k: int, covariance: str = "full") -> Spec:
+    """A mixture of k Student t's: a normal mixture whose classes are not pulled apart by outliers (F7).
+
+    Args:
+        k: the number of classes.
+        covariance: "full", "tied" (one for all classes), "diagonal", or "spherical" (one scale a class). The last
+            two have independent dimensions, each with tails of its own; the others are elliptical.
+
+    Raises:
+        SpecError: another word for the covariance.
+
+    Example:
+        >>> student_t_mixture(3).model["x"]
+        MultivariateStudentT(df=By(z), loc=By(z), cov=By(z))
+
+    """
+    return Spec(model={"z": Categorical(k), "x": _chosen(HEAVY_TAILED, covariance, "covariance")})
 
 
 def poisson_mixture(k: int) -> Spec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.restarts import side_by_side
 from ppl_gen.infer.standard import Standard
 from ppl_gen.infer.starts import Starts
-from ppl_gen.infer.steps import expectation_step, maximisation_step
+from ppl_gen.infer.steps import expectation_step, maximisation_step, prior_step
 from ppl_gen.program.lowering import How, Lowered, pyro_scope
 from ppl_gen.program.program import Program
 
@@ -36,19 +36,21 @@ class Engine:
 
     Attributes:
         monotone: whether no step can lower the log-likelihood: every M-step has a closed form.
-        offset: what to take from a log-likelihood here for that of the data in their own units, in nats.
+        offset: what to take from an objective here for that of the data in their own units, in nats.
 
     """
 
     def __init__(self, program: Program, table: Table, state: State, restarts: int, how: How) -> None:
+        self.program = program
         self.standard = Standard(program, table, state)
         self.bounds = self.standard.bounds(table)
-        self.offset = self.standard.log_units(table)
+        self.offset = self.standard.log_units(table) + self.standard.prior_units(state)
         self.monotone = not newton.groups(program)
         size = block_rows(program, table, restarts)
         self.spans = [(a, min(a + size, table.n_units)) for a in range(0, table.n_units, size)]
         self.blocks = [filled(self.standard.block(table, *span), size) for span in self.spans]
         self.weights = [_weights(program, table, *span, size) for span in self.spans]
+        self._log_prior = log_prior_of(program, how)
         self._begin = side_by_side(expectation_step(program), (0, None, None, 0))
         self._expect = Lowered(side_by_side(expectation_step(program), (0, None, None)), how, steady=(1, 2))
         self._maximise = Lowered(
@@ -64,12 +66,14 @@ class Engine:
         return self._expect.executed
 
     def e_step(self, state: State) -> tuple[Tensor, Statistics]:
-        """Log-likelihoods (R,) and expected statistics of all rows."""
+        """The objective (R,), log-likelihood plus log prior, and expected statistics of all rows."""
         blocks = zip(self.blocks, self.weights, strict=True)
-        return summed(self._expect(state, rows, weights) for rows, weights in blocks)
+        total, statistics = summed(self._expect(state, rows, weights) for rows, weights in blocks)
+        return total + self._log_prior(state), statistics
 
     def first_m_step(self, state: State, starts: Starts) -> tuple[State, Tensor]:
         """States from starting responsibilities."""
+        state = newton.at_moments(self.program, state, self.standard.unit)
         regular = torch.ones(len(next(iter(state.values()))), dtype=torch.bool)
         responsibilities = [starts.block(a, b) for a, b in self.spans]
         for _ in range(1 if self.monotone else FIRST_STEPS):
@@ -85,6 +89,13 @@ class Engine:
         """New states, and which of them are regular."""
         new, regular = self._maximise(state, statistics, self.bounds)
         return new, regular.cpu()
+
+
+def log_prior_of(program: Program, how: How) -> Callable[[State], Tensor | float]:
+    """States side by side → Σ log p of their priors (R,); plainly 0 for a model without."""
+    if not any(True for _ in program.priors):
+        return lambda state: 0.0  # noqa: ARG005
+    return Lowered(side_by_side(prior_step(program), (0,)), how)
 
 
 def sizes(program: Program, table: Table) -> tuple[int, int]:

@@ -16,9 +16,10 @@ CHUNK = 16_384
 
 
 def mean_gradient(program: Program, state: State, table: Table) -> dict[str, Tensor]:
-    """∇ (1/Σw) Σ_d w_d log p(x_d) by unconstrained parameter, columns in standard units, over all rows.
+    """∇ (1/Σw) [Σ_d w_d log p(x_d) + log prior] by unconstrained parameter, in standard units, over all rows.
 
-    Zero at a maximum of the likelihood (F4). For programs that EM can fit: see `route.em_obstacle`.
+    Zero at a maximum of the likelihood (F4), and of the posterior where there are priors. For programs that
+    EM can fit: see `route.em_obstacle`.
     """
     standard = Standard(program, table, state)
     inside = {path: value.detach() for path, value in standard.enter(state).items()}
@@ -34,4 +35,17 @@ def mean_gradient(program: Program, state: State, table: Table) -> dict[str, Ten
             gradients = torch.autograd.grad(value, list(learned.values()))
             for path, gradient in zip(learned, gradients, strict=True):
                 total[path] += gradient
+        if any(True for _ in program.priors):
+            value = torch.func.functional_call(program, inside | learned, ("log_prior",)) / table.total
+            for path, own in zip(learned, _gradients(value, learned), strict=True):
+                total[path] += own
     return total
+
+
+def _gradients(value: Tensor, learned: dict[str, Tensor]) -> list[Tensor]:
+    """By parameter, 0 for those that the value does not depend on."""
+    found = torch.autograd.grad(value, list(learned.values()), allow_unused=True)
+    return [
+        torch.zeros_like(own) if gradient is None else gradient
+        for own, gradient in zip(learned.values(), found, strict=True)
+    ]

@@ -10,7 +10,7 @@ Reference: Lange (1995), A gradient algorithm locally equivalent to the EM algor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -96,19 +96,35 @@ def statistics(
             total = total + (expected[name] * log_p).sum()
         return total
 
-    flat = torch.cat([state[path].reshape(-1) for path in group.paths])
-    gradient = torch.func.grad(q)
+    gradient, hessian = _derivatives(q, torch.cat([state[path].reshape(-1) for path in group.paths]))
+    return {
+        f"{group.name}.gradient": gradient,
+        f"{group.name}.hessian": hessian,
+        f"{group.name}.count": expected[group.sites[0]].sum(),
+    }
+
+
+def _derivatives(function: Callable[[Tensor], Tensor], flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient (P,) and Hessian (P, P) of a scalar function."""
+    gradient = torch.func.grad(function)
 
     def curvature_along(direction: Tensor) -> Tensor:
         return torch.func.grad(lambda at: (gradient(at) * direction).sum())(flat)
 
     # Twice in reverse: forward derivatives make zeros that a recorded graph would keep as constants.
-    directions = torch.eye(group.size, dtype=flat.dtype, device=flat.device)
-    return {
-        f"{group.name}.gradient": gradient(flat),
-        f"{group.name}.hessian": torch.func.vmap(curvature_along)(directions),
-        f"{group.name}.count": expected[group.sites[0]].sum(),
-    }
+    directions = torch.eye(len(flat), dtype=flat.dtype, device=flat.device)
+    return gradient(flat), torch.func.vmap(curvature_along)(directions)
+
+
+def _of_priors(program: Program, group: Group, state: State) -> tuple[Tensor, Tensor]:
+    """Gradient and Hessian of the log-density of the priors: with those of Q, the posterior's."""
+
+    def log_prior(flat: Tensor) -> Tensor:
+        moved = {**state, **_parts(group, state, flat)}
+        value: Tensor = torch.func.functional_call(program, moved, ("log_prior",))
+        return value
+
+    return _derivatives(log_prior, torch.cat([state[path].reshape(-1) for path in group.paths]))
 
 
 def step(
@@ -123,6 +139,9 @@ def step(
     Parameters are first brought to unit curvature, so that their units do not matter.
     """
     gradient, hessian, count = (found[f"{group.name}.{key}"] for key in ("gradient", "hessian", "count"))
+    if any(True for _ in program.priors):
+        more = _of_priors(program, group, state)
+        gradient, hessian = gradient + more[0], hessian + more[1]
     finite = gradient.isfinite().all() & hessian.isfinite().all()
     diagonal = hessian.diagonal().abs().sqrt()
     unit = torch.where(finite & (diagonal > 0), diagonal, 1.0)
@@ -143,6 +162,26 @@ def step(
 def _parts(group: Group, state: State, flat: Tensor) -> State:
     parts = flat.split([state[path].numel() for path in group.paths])
     return {path: part.reshape(state[path].shape) for path, part in zip(group.paths, parts, strict=True)}
+
+
+def at_moments(program: Program, state: State, units: Mapping[str, Tensor]) -> State:
+    """The state with the scales of real columns that Newton's method moves at the columns' spread.
+
+    `units` says by how much each node's columns have been divided already.
+    """
+    moved = dict(state)
+    for name in {site for group in groups(program) for site in group.sites}:
+        draw = program.generative.draws[name]
+        slot, spread = draw.slots.get("scale"), program.schema.spread.get(name)
+        if slot is None or spread is None or draw.node.support != "real":
+            continue
+        if not isinstance(program.generative.layers[slot.layer], Table):
+            continue
+        path = f"generative.layers.{slot.layer}.table"
+        value = torch.tensor(spread, dtype=torch.float64) / units.get(name, torch.ones(()))
+        own = value.mean() if state[path].shape[-1] == 1 else value
+        moved[path] = slot.constraint.predictor(own).to(state[path]).expand_as(state[path]).clone()
+    return moved
 
 
 def _regular(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ppl_gen.infer.regression import is_regression
 from ppl_gen.program.half import Draw
 from ppl_gen.program.layers import Constant, Table
 from ppl_gen.program.priors import prior_obstacle
@@ -13,6 +14,8 @@ UNBOUNDED = {"real": ("identity",), "positive": ("exp", "softplus")}
 
 def m_step_obstacle(program: Program, draw: Draw) -> str | None:
     """Why one node has no closed-form M-step, or None."""
+    if is_regression(program, draw):
+        return None
     partly, shared = set(), set()
     for key, slot in draw.slots.items():
         layer = program.generative.layers[slot.layer]

@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from ppl_gen.infer import regression
 from ppl_gen.infer.enumeration import Rows, State, latent_axes
 from ppl_gen.program.families import Site
 from ppl_gen.program.half import Draw
-from ppl_gen.program.layers import Constant, Table
+from ppl_gen.program.layers import Constant, LinearLayer, Table
 from ppl_gen.program.marks import seen_of
 from ppl_gen.program.program import Program
 
@@ -18,7 +19,8 @@ from ppl_gen.program.program import Program
 def table_parents(draw: Draw, program: Program) -> dict[str, tuple[str, ...]]:
     """For each parameter of a node, the parents its table is indexed by."""
     layers = {key: program.generative.layers[slot.layer] for key, slot in draw.slots.items()}
-    return {key: layer.lookup.names if isinstance(layer, Table) else () for key, layer in layers.items()}
+    indexed = (Table, LinearLayer)
+    return {key: layer.lookup.names if isinstance(layer, indexed) else () for key, layer in layers.items()}
 
 
 def parent_levels(draw: Draw, program: Program) -> dict[str, tuple[int, ...]]:
@@ -26,7 +28,7 @@ def parent_levels(draw: Draw, program: Program) -> dict[str, tuple[int, ...]]:
     levels: dict[str, tuple[int, ...]] = {}
     for slot in draw.slots.values():
         layer = program.generative.layers[slot.layer]
-        if isinstance(layer, Table):
+        if isinstance(layer, Table | LinearLayer):
             parents = zip(layer.lookup.names, layer.lookup.parents, strict=True)
             levels.update({name: parent.table for name, parent in parents})
     return levels
@@ -50,6 +52,9 @@ def site_statistics(
     else:
         current = None
         seen = seen_of(rows, draw.name, joined=draw.family.joined)
+        if state is not None and regression.is_regression(program, draw):
+            summed = regression.statistics(program, draw, state, weights, rows, seen)
+            return summed.reshape((*shape, summed.shape[-1]))
         if state is not None and (draw.family.adaptive or (draw.family.joined and seen is not None)):
             working, site = site_of(program, draw, state)
             current = {key: site.spread(value, key) for key, value in working.items()}
@@ -88,7 +93,7 @@ def _indicators(program: Program, name: str, rows: Rows, weights: Tensor, positi
 
 
 def site_of(program: Program, draw: Draw, state: State) -> tuple[dict[str, Tensor], Site]:
-    """A node's current working parameters, and where they lie."""
+    """A node's current working parameters, functions left out, and where they lie."""
     current, shared, fixed, free = {}, [], [], {}
     for key, slot in draw.slots.items():
         layer, path = program.generative.layers[slot.layer], f"generative.layers.{slot.layer}"
@@ -99,6 +104,8 @@ def site_of(program: Program, draw: Draw, state: State) -> tuple[dict[str, Tenso
             else:
                 free[key] = state[f"{path}.free"]
                 predictor = torch.where(free[key], state[f"{path}.table"], state[f"{path}.value"])
+        elif isinstance(layer, LinearLayer):
+            continue
         else:
             predictor = state[f"{path}.table"]
             assert isinstance(layer, Table)

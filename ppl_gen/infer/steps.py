@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ppl_gen.infer import newton
+from ppl_gen.infer import newton, regression
 from ppl_gen.infer.enumeration import Rows, State, Step, evaluated_sites, latent_axes, marginals_of
 from ppl_gen.infer.sites import site_of, site_statistics
 from ppl_gen.program.families import in_standard_units
@@ -49,6 +49,16 @@ def expectation_step(program: Program, only: Sequence[str] | None = None) -> Ste
     return step
 
 
+def prior_step(program: Program) -> Step:
+    """State → Σ log p of all priors, 0 where there are none: in the units that the state is in."""
+
+    def step(state: State) -> Tensor:
+        value: Tensor = torch.func.functional_call(program, state, ("log_prior",))
+        return value
+
+    return step
+
+
 def maximisation_step(program: Program, only: Sequence[str] | None = None) -> Step:
     """The M-step (F7.3): (state, statistics, bounds) → the new state, and whether it is regular.
 
@@ -64,6 +74,13 @@ def maximisation_step(program: Program, only: Sequence[str] | None = None) -> St
         new, regular = dict(state), []
         for draw in wanted:
             current, site = site_of(program, draw, state)
+            if regression.is_regression(program, draw):
+                moved, sound = regression.maximise(
+                    program, draw, state, site, statistics[draw.name], bounds[draw.name]
+                )
+                new |= moved
+                regular.append(sound)
+                continue
             working, sound = draw.family.maximise(statistics[draw.name], current, site, *bounds[draw.name])
             regular.append(sound)
             for key, slot in draw.slots.items():

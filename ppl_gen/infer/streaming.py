@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from ppl_gen.data.stream import Block, StreamedTable
 from ppl_gen.data.table import Table
 from ppl_gen.infer import newton
-from ppl_gen.infer.engine import EAGER_M_STEPS, Engine, Statistics, block_rows, filled, summed
+from ppl_gen.infer.engine import EAGER_M_STEPS, Engine, Statistics, block_rows, filled, log_prior_of, summed
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.restarts import side_by_side
 from ppl_gen.infer.run import Run
@@ -29,8 +29,9 @@ class StreamedEngine(Engine):
     def __init__(self, program: Program, table: StreamedTable, state: State, restarts: int, how: How) -> None:
         self.program, self.table, self.how = program, table, how
         self.standard = Standard(program, table, state)
-        self.bounds = self.standard.bounds(table.extremes)
-        self.offset = log_units(self.standard, table)
+        self.bounds = bounds_of(self.standard, table)
+        self.offset = log_units_of(self.standard, table) + self.standard.prior_units(state)
+        self._log_prior = log_prior_of(program, how)
         self.monotone = not newton.groups(program)
         self.size = block_rows(program, table, restarts)
         self._expect = unkept(
@@ -44,8 +45,9 @@ class StreamedEngine(Engine):
         )
 
     def e_step(self, state: State) -> tuple[Tensor, Statistics]:
-        """Log-likelihoods (R,) and expected statistics of all rows, in one pass over them."""
-        return summed(self._expect(state, rows, weights) for rows, weights in self._pass())
+        """The objective (R,) and expected statistics of all rows, in one pass over them."""
+        total, statistics = summed(self._expect(state, rows, weights) for rows, weights in self._pass())
+        return total + self._log_prior(state), statistics
 
     def first_m_step(self, state: State, starts: Starts) -> tuple[State, Tensor]:
         """States from starting responsibilities of the sample's rows."""
@@ -82,8 +84,15 @@ def unkept(step: Lowered) -> Lowered:
     return step
 
 
-def log_units(standard: Standard, table: StreamedTable) -> float:
-    """`Standard.log_units` of all rows, from the counts of the first pass."""
+def bounds_of(standard: Standard, table: Table) -> dict[str, tuple[Tensor, Tensor]]:
+    """`Standard.bounds` of all rows."""
+    return standard.bounds(table.extremes if isinstance(table, StreamedTable) else table)
+
+
+def log_units_of(standard: Standard, table: Table) -> float:
+    """`Standard.log_units` of all rows; of a streamed table from the counts of the first pass."""
+    if not isinstance(table, StreamedTable):
+        return standard.log_units(table)
     random = [name for name in standard.program.generative.draws if name in standard.unit]
     return float(sum((table.seen[name] * np.log(standard.unit[name].numpy())).sum() for name in random))
 

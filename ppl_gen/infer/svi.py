@@ -29,14 +29,22 @@ COMPILE_SECONDS = 20.0  # what a cold compile costs
 COMPILE_GAIN = 0.5  # the share of a traced step that compiling it saves, at least
 
 
-def gradient_step(program: Program, layout: Layout, particles: int) -> Callable[..., tuple[Tensor, Tensor]]:
-    """(flat parameters, buffers, rows) → the gradient of −mean LB (F10), and Σ_d LB_d of the batch."""
-    elbo = TraceableELBO(particles)
+def gradient_step(
+    program: Program, layout: Layout, particles: int, n_units: int
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """(flat parameters, buffers, rows) → the gradient of −mean LB (F10), and Σ_d LB_d of the batch.
+
+    The log-density of priors is spread over the N rows: each adds 1/N of it.
+    """
+    elbo, has_priors = TraceableELBO(particles), any(True for _ in program.priors)
 
     def step(flat: Tensor, buffers: State, rows: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         def loss(flat: Tensor) -> tuple[Tensor, Tensor]:
-            model, guide = functional_pair(program, layout.unflatten(flat) | buffers)
+            state = layout.unflatten(flat) | buffers
+            model, guide = functional_pair(program, state)
             bounds = elbo.per_row(model, guide, rows)
+            if has_priors:
+                bounds = bounds + torch.func.functional_call(program, state, ("log_prior",)) / n_units
             return -bounds.mean(), bounds.sum()
 
         gradient, bound = torch.func.grad(loss, has_aux=True)(flat)
@@ -45,12 +53,12 @@ def gradient_step(program: Program, layout: Layout, particles: int) -> Callable[
     return step
 
 
-def ascent_step(program: Program, layout: Layout, particles: int) -> Callable[..., Any]:
+def ascent_step(program: Program, layout: Layout, particles: int, n_units: int) -> Callable[..., Any]:
     """One step of Adam: (flat, memory, rate, buffers, data, index) → (flat, memory, Σ_d LB_d of the batch).
 
     A step whose bound or gradient is not finite moves nothing.
     """
-    gradient_of = gradient_step(program, layout, particles)
+    gradient_of = gradient_step(program, layout, particles, n_units)
 
     def step(
         flat: Tensor, memory: Memory, rate: Tensor, buffers: State, data: dict[str, Tensor], index: Tensor
@@ -81,12 +89,14 @@ class Ascent:
         self.layout = Layout(parameters)
         self.flat = self.layout.flatten(parameters)
         self.rate = torch.tensor(algorithm.learning_rate, dtype=self.flat.dtype, device=self.flat.device)
+        n_units = len(next(iter(data.values())))
         self.own_adam = algorithm.optimizer == "adam"
         if self.own_adam:
-            self.memory, step = adam_memory(self.flat), ascent_step(program, self.layout, algorithm.particles)
+            self.memory = adam_memory(self.flat)
+            step = ascent_step(program, self.layout, algorithm.particles, n_units)
         else:
             self.torch_optimiser = TorchOptimiser(algorithm, self.layout, self.flat)
-            step = gradient_step(program, self.layout, algorithm.particles)
+            step = gradient_step(program, self.layout, algorithm.particles, n_units)
         how: How = "traced" if algorithm.lowering == "auto" else algorithm.lowering  # type: ignore[assignment]
         self.step, self.how = Lowered(step, how), how
         self.ragged = Lowered(step, "traced") if how == "compiled" else self.step
@@ -125,7 +135,10 @@ class Ascent:
 def run_svi(
     program: Program, table: Table, algorithm: SVI, *, seed: int = 0, progress: Progress | None = None
 ) -> Run:
-    """Fit a program by SVI. The history holds each epoch's ELBO, summed over rows, as its steps saw it."""
+    """Fit a program by SVI. The history holds each epoch's ELBO, summed over rows, as its steps saw it.
+
+    Where parameters have priors, their log-density counts with the ELBO: the estimates maximise the sum.
+    """
     data = program.tensors(table.arrays)
     state = start_tables(program, table, seed)
     program.load_state_dict(state)

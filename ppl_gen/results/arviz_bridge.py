@@ -30,7 +30,7 @@ FIRST_TREES = 1  # the major version of ArviZ from which groups are a DataTree
 
 def to_arviz(fit: Fit, data: Any, *, draws: int, seed: int) -> Any:
     """The groups of `Fit.to_arviz`, as this ArviZ holds them."""
-    az = _arviz()
+    az = arviz_module()
     groups = groups_of(fit, _rows_of(fit, data), draws, seed)
     return as_container(az, groups, int(az.__version__.split(".")[0]))
 
@@ -50,19 +50,19 @@ def groups_of(fit: Fit, table: Table, draws: int, seed: int) -> dict[str, Any]:
     observed = {name: table.arrays[name] for name in roles.observed}
     inputs = {name: table.arrays[name] for name in roles.inputs}
     groups = {
-        "posterior": _dataset(
+        "posterior": dataset(
             [_latent(program, name, values) for name, values in latents.items()],
             note=LATENTS_ONLY,
             drawn_from="the guide q(z | x)" if program.continuous else "the exact posterior p(z | x)",
         ),
-        "posterior_predictive": _dataset(
+        "posterior_predictive": dataset(
             [_known(program, name, values, SAMPLED) for name, values in predicted.items()],
             note="new x given the latents of the posterior group, at the fitted parameters",
         ),
         "log_likelihood": _log_likelihood(program, table, draws, seed),
         "sample_stats": _objective(fit),
-        "observed_data": _dataset([_known(program, name, values) for name, values in observed.items()]),
-        "constant_data": _dataset([_known(program, name, values) for name, values in inputs.items()]),
+        "observed_data": dataset([_known(program, name, values) for name, values in observed.items()]),
+        "constant_data": dataset([_known(program, name, values) for name, values in inputs.items()]),
     }
     return {name: group for name, group in groups.items() if group.data_vars}
 
@@ -119,16 +119,16 @@ def _log_likelihood(program: Program, table: Table, draws: int, seed: int) -> An
     name = observed[0] if len(observed) == 1 else "row"
     how = f"importance-weighted, {draws} draws of the guide" if program.continuous else "exact"
     row = xr.DataArray(values[None, None], dims=[*SAMPLED, "unit"], name=name)
-    return _dataset([row], note="log p(x) of each row, its latents integrated out", estimate=how)
+    return dataset([row], note="log p(x) of each row, its latents integrated out", estimate=how)
 
 
 def _objective(fit: Fit) -> Any:
     values = xr.DataArray(fit.history[None], dims=SAMPLED, name="objective")
     what = "EM: the log-likelihood" if fit.algorithm.get("name") == "EM" else "SVI: the ELBO"
-    return _dataset([values], note=f"{what} over all rows in nats; a draw is a step or an epoch")
+    return dataset([values], note=f"{what} over all rows in nats; a draw is a step or an epoch")
 
 
-def _dataset(variables: list[Any], **attrs: str) -> Any:
+def dataset(variables: list[Any], **attrs: str) -> Any:
     """Variables of one group, every dimension with a coordinate."""
     made = xr.Dataset(
         {array.name: array for array in variables}, attrs={"inference_library": "ppl_gen", **attrs}
@@ -137,7 +137,8 @@ def _dataset(variables: list[Any], **attrs: str) -> Any:
     return made.assign_coords({name: np.arange(made.sizes[name]) for name in bare})
 
 
-def _arviz() -> ModuleType:
+def arviz_module() -> ModuleType:
+    """ArviZ, of whichever major version is installed."""
     # ArviZ 0.2x announces version 1 by a FutureWarning on import, once a day; both versions work here.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

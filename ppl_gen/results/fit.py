@@ -97,8 +97,19 @@ class Fit:
         return self.program.natural()
 
     @property
+    def log_prior(self) -> float:
+        """Σ log p of the estimates that have a prior, at their natural values, in nats; 0 where none has.
+
+        What was maximised is the log-likelihood (or the ELBO) plus this; `history` holds the sum.
+        """
+        return float(self.program.log_prior().detach())
+
+    @property
     def history(self) -> NDArray[np.float64]:
-        """The objective after each step or epoch, in nats over all rows: EM's log-likelihood, SVI's ELBO."""
+        """The objective after each step or epoch, in nats over all rows: EM's log-likelihood, SVI's ELBO.
+
+        Where parameters have priors, their log-density is in it (`log_prior`).
+        """
         return np.asarray(self.run.history, dtype=np.float64)
 
     @property

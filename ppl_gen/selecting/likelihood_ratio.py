@@ -19,10 +19,10 @@ from ppl_gen.data.table import Table
 from ppl_gen.declare.spec import Spec
 from ppl_gen.errors import FitError
 from ppl_gen.infer.algorithms import EM
-from ppl_gen.program.program import Program
+from ppl_gen.infer.bootstrap import drawn_tables
+from ppl_gen.infer.status import Status
 from ppl_gen.results.fit import Fit
-from ppl_gen.results.rows import seeded
-from ppl_gen.selecting.rows import Array, drawn, units
+from ppl_gen.selecting.rows import drawn
 from ppl_gen.selecting.tasks import MISTAKES, Outcome, Shared, fit_table
 from ppl_gen.selecting.workers import Workers
 
@@ -54,44 +54,20 @@ def replicate(
     fit = null.fit
     assert fit is not None
     seed = int(np.random.SeedSequence((shared.seed, *key)).generate_state(1)[0])
-    arrays = resampled(fit.program, tables[0], seed)
+    (sample,) = drawn_tables(fit.program, tables[0], 1, seed)
     algorithm = shared.algorithm if isinstance(shared.algorithm, EM) else EM()
     few = replace(algorithm, restarts=min(FEW, algorithm.restarts))
+    begun = replace(few, init=fit.parameters)
     try:
-        below = fit_table(fit.spec, drawn(tables[0], arrays), replace(few, init=fit.parameters), seed=seed)[1]
-        above = fit_table(larger, drawn(tables[1], arrays), few, seed=seed)[1]
+        fits = [
+            fit_table(fit.spec, drawn(tables[0], sample.arrays), begun, seed=seed),
+            fit_table(larger, drawn(tables[1], sample.arrays), few, seed=seed),
+        ]
     except MISTAKES:
         return Replicate(math.nan)
-    runs = (below, above)
-    return Replicate(
-        2 * (above.history[-1] - below.history[-1]), any(run.status.name == "INTERRUPTED" for run in runs)
-    )
-
-
-def resampled(program: Program, table: Table, seed: int) -> dict[str, Array]:
-    """New rows like a table's: its Inputs, a row for each unit, and its missing cells.
-
-    Raises:
-        FitError: weights are no whole numbers, so that there are no units to draw.
-
-    """
-    own = units(table)
-    if own is None:
-        raise FitError(
-            "the bootstrap draws units, and weights that are no whole numbers do not say how many there are; "
-            "choose another criterion"
-        )
-    roles = program.schema.roles
-    inputs = program.tensors({name: table.arrays[name][own] for name in roles.inputs})
-    with seeded(program, seed):
-        values = program.model(inputs, n=len(own))
-    arrays = {name: table.arrays[name][own] for name in roles.inputs}
-    for name in roles.observed:
-        before = table.arrays[name][own]
-        new = values[name].cpu().numpy().reshape(before.shape).astype(before.dtype)
-        missing = before < 0 if before.dtype.kind in "iu" else np.isnan(before)
-        arrays[name] = np.where(missing, before, new)
-    return arrays
+    # A run's objective counts priors, and a likelihood ratio does not.
+    below, above = (run.history[-1] - float(program.log_prior()) for program, run in fits)
+    return Replicate(2 * (above - below), any(run.status is Status.INTERRUPTED for _, run in fits))
 
 
 def sizes_in_order(settings: Sequence[Mapping[str, Any]]) -> list[int]:

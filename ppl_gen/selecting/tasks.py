@@ -23,6 +23,7 @@ from ppl_gen.infer.svi import run_svi
 from ppl_gen.program.program import Program, compile_spec
 from ppl_gen.results.fit import Fit
 
+FEW_ROWS = 5_000  # up to here a run costs less than recording its graphs, about half a second
 MISTAKES = (SpecError, DataError, FitError)
 
 
@@ -99,6 +100,8 @@ def fit_candidate(shared: Shared, spec: Spec) -> Outcome:
 def fit_table(spec: Spec, table: Table, algorithm: Algorithm | None, *, seed: int) -> tuple[Program, Run]:
     """Fit rows that are a table already, and certify nothing.
 
+    Each is fitted once and then let go of, so recording a graph of the step repays itself on many rows only.
+
     Raises:
         FitError: the fit is no answer: every restart collapsed, or the objective diverged.
 
@@ -106,6 +109,8 @@ def fit_table(spec: Spec, table: Table, algorithm: Algorithm | None, *, seed: in
     program = compile_spec(spec, table.schema, seed=seed)
     algorithm, _ = choose(program, algorithm)
     if isinstance(algorithm, EM):
+        if algorithm.lowering == "auto" and table.n_units <= FEW_ROWS:
+            algorithm = replace(algorithm, lowering="eager")  # the same numbers, bit by bit
         run = run_em(program, table, algorithm, seed=seed)
     else:
         run = run_svi(program, table, algorithm, seed=seed, progress=_no_bar)

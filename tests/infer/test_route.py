@@ -31,30 +31,31 @@ ROUTES = {
         SVI,
         "'z' is a continuous latent",
     ),
-    "regression": (Z | U | {"x": Normal(loc=Linear("u", by="z"))}, SVI, "x.loc = Linear(u, by=z)"),
-    "network": (U | {"x": Normal(loc=MLP("u", [3]))}, SVI, "x.loc = MLP(u, [3])"),
-    "ordered": (Z | {"x": Normal(2, loc=By("z", ordered=True, dim=1))}, SVI, "is ordered"),
+    "regression": (Z | U | {"x": Normal(loc=Linear("u", by="z"))}, EM, "every M-step has a closed form"),
+    "network": (U | {"x": Normal(loc=MLP("u", [3]))}, EM, "x.loc = MLP(u, [3]) has no closed-form M-step: Newton"),
+    "ordered": (Z | {"x": Normal(2, loc=By("z", ordered=True, dim=1))}, EM, "is ordered"),
     "gating": (
         U | {"z": Categorical(2, logits=Linear("u")), "x": Normal(loc=By("z"))},
-        SVI,
+        EM,
         "z.logits = Linear(u)",
     ),
     "one name for two": (
         Z | {"s": Free(), "x": Normal(2, loc=By("z"), scale="s"), "y": Normal(2, loc=By("z"), scale="s")},
-        SVI,
-        "x.scale and y.scale share one parameter",
+        EM,
+        "x and y share parameters",
     ),
     "partly written full": (
         Z | {"x": MultivariateNormal(loc=[0, Free()], cov=By("z"))},
-        SVI,
+        EM,
         "fixed in part",
     ),
     "one location, full": (
         Z | {"x": MultivariateNormal(loc=By("z", dim=1), cov=By("z"))},
-        SVI,
+        EM,
         "all dimensions",
     ),
-    "sum": (Z | {"c": Categorical(3), "x": Normal(loc=By("z") + By("c"))}, SVI, "By(z) + By(c)"),
+    "sum": (Z | {"c": Categorical(3), "x": Normal(loc=By("z") + By("c"))}, EM, "By(z) + By(c)"),
+    "wide network": (U | {"x": Normal(loc=MLP("u", [100]))}, SVI, "parameters without a closed-form M-step"),
 }
 
 
