@@ -36,10 +36,10 @@ def start_at(x: Rows, centres: Rows, covariance: str = "full") -> Start:
 
 
 def close_pair(rows: int) -> tuple[Rows, Start]:
-    """Two normals in the plane, 1.5 of their standard deviations apart."""
+    """Two normals in the plane, two of their standard deviations apart."""
     random = np.random.default_rng(1)
     x = random.normal(size=(rows, 2))
-    x[: rows // 3, 0] += 1.5
+    x[: rows // 3, 0] += 2.0
     return x, start_at(x, np.array([[-1.0, 0.5], [2.0, -0.5]]))
 
 

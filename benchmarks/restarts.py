@@ -4,8 +4,8 @@
     python benchmarks/restarts.py --problem carcinoma [--starts 500 --sides fit stepmix --peer-python PATH]
 
 Old Faithful: three normals with covariances of their own. Carcinoma: four latent classes, seven binary items. Every
-side draws its own starts, so they are compared by the best log-likelihood each found: a side below the best of all has
-missed the mode, and the script says so. The tolerance is in nats a row, as every side counts it.
+side draws its own starts, so they are compared by the best log-likelihood each found: a side below the best of all
+has missed the mode, and the script says so. The tolerance is in nats a row, as every side counts it.
 """
 
 from __future__ import annotations

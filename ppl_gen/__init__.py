@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ppl_gen.certify.certificate import Certificate
+    from ppl_gen.data.sources import Rows
     from ppl_gen.declare.files import read_spec, shipped_models, write_spec
     from ppl_gen.declare.nodes import (
         Bernoulli,
@@ -36,15 +37,20 @@ if TYPE_CHECKING:
         student_t_mixture,
         vae,
     )
+    from ppl_gen.declare.priors import Beta, Dirichlet, HalfCauchy, HalfNormal, InverseGamma, InverseWishart
     from ppl_gen.declare.spec import Spec
     from ppl_gen.declare.terms import MLP, By, Free, Linear, Sum
     from ppl_gen.errors import DataError, FitError, SpecError
     from ppl_gen.fitting import fit
-    from ppl_gen.infer.algorithms import EM, SVI
+    from ppl_gen.infer.algorithms import EM, SVI, StepwiseEM
     from ppl_gen.infer.status import Status
+    from ppl_gen.program.own import family
     from ppl_gen.program.program import Program, compile_spec
+    from ppl_gen.resampling import Bootstrap, bootstrap
     from ppl_gen.results.fit import Fit
     from ppl_gen.results.storage import load
+    from ppl_gen.selecting.choosing import select
+    from ppl_gen.selecting.selection import Selection
 
 # Where each public name lives. It is imported when it is first asked for: torch and Pyro take seconds, and
 # declaring a model, reading one, and `ppl-gen --help` need neither.
@@ -53,17 +59,24 @@ _HOMES = {
     "MLP": "declare.terms",
     "SVI": "infer.algorithms",
     "Bernoulli": "declare.nodes",
+    "Beta": "declare.priors",
     "Binomial": "declare.nodes",
+    "Bootstrap": "resampling",
     "By": "declare.terms",
     "Categorical": "declare.nodes",
     "Certificate": "certify.certificate",
     "DataError": "errors",
+    "Dirichlet": "declare.priors",
     "Exponential": "declare.nodes",
     "Fit": "results.fit",
     "FitError": "errors",
     "Free": "declare.terms",
     "Gamma": "declare.nodes",
+    "HalfCauchy": "declare.priors",
+    "HalfNormal": "declare.priors",
     "Input": "declare.nodes",
+    "InverseGamma": "declare.priors",
+    "InverseWishart": "declare.priors",
     "Linear": "declare.terms",
     "LogNormal": "declare.nodes",
     "MultivariateNormal": "declare.nodes",
@@ -72,18 +85,24 @@ _HOMES = {
     "Normal": "declare.nodes",
     "Poisson": "declare.nodes",
     "Program": "program.program",
+    "Rows": "data.sources",
+    "Selection": "selecting.selection",
     "Spec": "declare.spec",
     "SpecError": "errors",
     "Status": "infer.status",
+    "StepwiseEM": "infer.algorithms",
     "StudentT": "declare.nodes",
     "Sum": "declare.terms",
+    "bootstrap": "resampling",
     "compile_spec": "program.program",
+    "family": "program.own",
     "fit": "fitting",
     "gaussian_mixture": "declare.phrasebook",
     "latent_class": "declare.phrasebook",
     "load": "results.storage",
     "poisson_mixture": "declare.phrasebook",
     "read_spec": "declare.files",
+    "select": "selecting.choosing",
     "shipped_models": "declare.files",
     "student_t_mixture": "declare.phrasebook",
     "vae": "declare.phrasebook",
@@ -95,17 +114,24 @@ __all__ = [
     "MLP",
     "SVI",
     "Bernoulli",
+    "Beta",
     "Binomial",
+    "Bootstrap",
     "By",
     "Categorical",
     "Certificate",
     "DataError",
+    "Dirichlet",
     "Exponential",
     "Fit",
     "FitError",
     "Free",
     "Gamma",
+    "HalfCauchy",
+    "HalfNormal",
     "Input",
+    "InverseGamma",
+    "InverseWishart",
     "Linear",
     "LogNormal",
     "MultivariateNormal",
@@ -114,18 +140,24 @@ __all__ = [
     "Normal",
     "Poisson",
     "Program",
+    "Rows",
+    "Selection",
     "Spec",
     "SpecError",
     "Status",
+    "StepwiseEM",
     "StudentT",
     "Sum",
+    "bootstrap",
     "compile_spec",
+    "family",
     "fit",
     "gaussian_mixture",
     "latent_class",
     "load",
     "poisson_mixture",
     "read_spec",
+    "select",
     "shipped_models",
     "student_t_mixture",
     "vae",

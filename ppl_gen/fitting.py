@@ -17,15 +17,17 @@ import torch
 
 from ppl_gen.certify.certify import certify
 from ppl_gen.data.reading import read_table
+from ppl_gen.data.stream import StreamedTable
 from ppl_gen.data.table import Table
 from ppl_gen.declare.files import read_spec
 from ppl_gen.declare.spec import Spec
 from ppl_gen.errors import DataError, FitError
-from ppl_gen.infer.algorithms import EM, SVI, Algorithm, described
+from ppl_gen.infer.algorithms import EM, SVI, Algorithm, StepwiseEM, described
 from ppl_gen.infer.em import run_em
 from ppl_gen.infer.progress import Progress, progress_bar
 from ppl_gen.infer.route import em_obstacle, route
 from ppl_gen.infer.run import Run
+from ppl_gen.infer.stepwise import run_stepwise, stepwise_obstacle
 from ppl_gen.infer.summary import bound_and_likelihood
 from ppl_gen.infer.svi import run_svi
 from ppl_gen.program.program import Program, compile_spec
@@ -51,9 +53,10 @@ def fit(
 
     Args:
         spec: a Spec, the path of a YAML file, or the name of a shipped model.
-        data: {"x": array}, one array for the only leaf, a DataFrame, or the path of a CSV file. What the data
-            have is observed, what they lack is latent (rule 16).
-        algorithm: EM(…) or SVI(…); left out, the route of rule 21, which is logged with its reason.
+        data: {"x": array}, one array for the only leaf, a DataFrame, or the path of a CSV, Parquet or .npy
+            file, of a folder or pattern of them; `Rows(…)` of such a path is never held as a whole. What the
+            data have is observed, what they lack is latent (rule 16).
+        algorithm: EM(…), StepwiseEM(…) or SVI(…); left out, the route of rule 21, which is logged with its reason.
         weights: how often each row counts, N numbers from 0, or the name of a column: frequencies and
             importance weights alike. The n of BIC is their sum. Default: once.
         seed: of starts, minibatches and draws; kept in the Fit.
@@ -87,7 +90,7 @@ def fit(
     _warn(*declared.warnings, *table.warnings)
     program = compile_spec(declared, table.schema, seed=seed, dtype=dtype, device=device)
     algorithm, reason = choose(program, algorithm)
-    _by_exact_likelihood(program, table, algorithm)
+    _by_exact_likelihood(table, algorithm)
     _warn(*_coarse_columns(program, table))
     roles = table.schema.roles
     log.info("roles: observed %s; latent %s", ", ".join(roles.observed), ", ".join(roles.latent) or "none")
@@ -97,7 +100,12 @@ def fit(
         run = run_em(program, table, algorithm, seed=seed)
     else:
         with progress_bar() if progress is None else nullcontext(progress) as report:
-            run = run_svi(program, table, algorithm, seed=seed, progress=report)
+            if isinstance(algorithm, StepwiseEM):
+                run = run_stepwise(program, table, algorithm, seed=seed, progress=report)
+            else:
+                if isinstance(table, StreamedTable):  # SVI picks rows one by one, from memory
+                    table = table.loaded()
+                run = run_svi(program, table, algorithm, seed=seed, progress=report)
     return conclude(program, table, replace(run, notes=(reason, *run.notes)), algorithm, seed)
 
 
@@ -111,8 +119,13 @@ def choose(program: Program, algorithm: Algorithm | None) -> tuple[Algorithm, st
         return routed, reason
     if isinstance(algorithm, SVI):
         return algorithm, "SVI: as asked"
+    if isinstance(algorithm, StepwiseEM):
+        obstacle = stepwise_obstacle(program)
+        if obstacle is not None:
+            raise FitError(f"StepwiseEM cannot fit this model: {obstacle}. Use EM(…) or SVI(…)")
+        return algorithm, "StepwiseEM: as asked"
     if not isinstance(algorithm, EM):
-        raise FitError(f"algorithm must be EM(…) or SVI(…), not {algorithm!r}")
+        raise FitError(f"algorithm must be EM(…), StepwiseEM(…) or SVI(…), not {algorithm!r}")
     obstacle = em_obstacle(program)
     if obstacle is not None:
         raise FitError(f"EM cannot fit this model: {obstacle}. Leave the algorithm out, or use SVI(…)")
@@ -124,7 +137,7 @@ def conclude(program: Program, table: Table, run: Run, algorithm: Algorithm, see
     program.load_state_dict(run.state)
     if not run.status.usable:
         _warn(run.status.value)
-    if isinstance(algorithm, EM) and run.history:  # the exact posterior: the gap of F2 is 0
+    if isinstance(algorithm, EM | StepwiseEM) and run.history:  # the exact posterior: the gap of F2 is 0
         elbo = log_likelihood = run.history[-1] - float(program.log_prior().detach())
     else:
         elbo, log_likelihood = bound_and_likelihood(program, run.state, table, seed)
@@ -138,7 +151,7 @@ def conclude(program: Program, table: Table, run: Run, algorithm: Algorithm, see
         elbo=elbo,
         certificate=certify(program, run, table, seed=seed),
         versions={"python": platform.python_version(), **{name: _version(name) for name in VERSIONED}},
-        data=table,
+        data=None if isinstance(table, StreamedTable) else table,
     )
 
 
@@ -189,18 +202,8 @@ def _coarse_columns(program: Program, table: Table) -> list[str]:
     return found
 
 
-def _by_exact_likelihood(program: Program, table: Table, algorithm: Algorithm) -> None:
-    """Missing cells and weights go into the likelihood where it is exact.
-
-    Raises FitError where it is not, or where what is missing is something else's parent and cannot be summed out.
-    """
-    for name in sorted(table.holes):
-        inner, support = name not in program.spec.leaves, program.spec.nodes[name].support
-        if inner and support not in ("category", "boolean"):
-            raise FitError(
-                f"'{name}' has missing values, and other nodes depend on it: a {support} node in such a place would "
-                "be a continuous latent in those rows, which is not supported yet; drop the rows or fill them in"
-            )
+def _by_exact_likelihood(table: Table, algorithm: Algorithm) -> None:
+    """Refuse missing cells and weights where the likelihood is not exact."""
     if not isinstance(algorithm, SVI):
         return
     if table.holes:
@@ -215,7 +218,7 @@ def _by_exact_likelihood(program: Program, table: Table, algorithm: Algorithm) -
 def _enough_rows(program: Program, table: Table) -> None:
     for name in program.enumerated:
         classes = program.generative.draws[name].sizes.k or 2
-        if table.n_units < classes:
+        if max(table.n_units, table.total) < classes:
             raise DataError(
                 f"{table.n_units} row(s) cannot tell {classes} classes of '{name}' apart; "
                 f"give at least {classes} rows, or fewer classes"

@@ -182,9 +182,7 @@ def bootstrap(
         _warn(
             f"{late} of {draws} refits were still rising after {MAX_STEPS} steps; they are kept as they are"
         )
-    call = natural_map(program.generative)
-    states = refitting.aligned(program, state, table, refits.states)
-    flat = np.stack([call(own).detach().cpu().double().numpy() for own in states])
+    flat = refitting.naturals(program, refitting.aligned(program, state, table, refits.states))
     return Bootstrap(fit, kind, seed, flat, np.array(refits.converged), refits.collapsed)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from ppl_gen import reference
-from ppl_gen.certify import bounds, edges, evidence, lines, louis
+from ppl_gen.certify import bounds, edges, evidence, lines, louis, priors
 from ppl_gen.certify.certificate import Certificate, Line
+from ppl_gen.certify.evaluate import SecondOpinionError
 from ppl_gen.certify.subject import Subject, first_rows, subject_of
 from ppl_gen.data.moments import constant
+from ppl_gen.data.stream import held
 from ppl_gen.data.table import Table
 from ppl_gen.infer.route import em_obstacle
 from ppl_gen.infer.run import Run
@@ -27,8 +30,8 @@ def certify(program: Program, run: Run, table: Table, *, seed: int = 0) -> Certi
     """Hold a fit against the formulas, on at most 1 000 of its rows, in float64.
 
     Lines: `ascent` (F6), `objective` (F1, F9.7), `responsibilities` (F7.1; discrete latents only),
-    `closed form` (F9.5; normal latents only), `gap` (F2, E1, E3), `information` (Louis' identity; discrete latents
-    only), `gradient`, `modes`, `boundaries`.
+    `closed form` (F9.5; normal latents only), `gap` (F2, E1, E3), `prior` (where parameters have priors),
+    `information` (Louis' identity; discrete latents only), `gradient`, `modes`, `boundaries`.
 
     Args:
         program: with the run's parameters loaded.
@@ -55,13 +58,14 @@ def certify(program: Program, run: Run, table: Table, *, seed: int = 0) -> Certi
         (True, ['ascent', 'objective', 'responsibilities', 'gap', 'information', 'gradient'])
 
     """
-    subject = subject_of(program, table, seed)
+    subject = replace(subject_of(program, held(table), seed), n_units=table.n_units)
     made = _exact_lines(subject, seed) if subject.exact else _sampled_lines(subject, seed)
     stepwise = subject.exact and _by_em(run)
     return Certificate(
         (
             _guarded("ascent", lambda: _ascent(program, run, stepwise, table.n_units)),
             *(_guarded(name, check) for name, check in made),
+            *([_guarded("prior", lambda: _prior(subject))] if any(True for _ in program.priors) else []),
             _guarded("gradient", lambda: _gradient(subject, run, table, stepwise, seed)),
             lines.modes(run.modes, run.restarts, run.collapsed),
             _guarded("boundaries", lambda: _boundaries(subject, seed)),
@@ -79,9 +83,15 @@ def _guarded(name: str, check: Callable[[], Line]) -> Line:
         # Overflow of a fit that diverged is what the line is there to tell, not a warning beside it.
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             return check()
+    except SecondOpinionError as error:
+        return Line(name, None, float("nan"), None, str(error))
     except (ArithmeticError, ValueError, RuntimeError, np.linalg.LinAlgError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
         return Line(name, False, float("nan"), None, f"could not be computed: {reason}")
+
+
+def _prior(subject: Subject) -> Line:
+    return lines.prior(evidence.log_prior(subject), priors.log_prior(subject.model))
 
 
 def _ascent(program: Program, run: Run, stepwise: bool, n_units: int) -> Line:

@@ -16,6 +16,7 @@ from ppl_gen.program.half import Half, Slot
 AT_THE_EDGE = 1e-10  # a probability this near 0 or 1
 FLOORED = 1e-7  # a variance as a share of its column's
 DEAD = 0.01  # nats a row that a latent dimension must carry
+FLAT = 1e-3  # of the largest df: from there on the law is a normal's to three digits and more
 
 
 def empty_classes(subject: Subject, r: Array) -> list[str]:
@@ -52,6 +53,24 @@ def extreme_probabilities(subject: Subject) -> list[str]:
             # A category alone has probability 1 by definition.
             if at_edge and not (node.support == "category" and table.shape[-1] == 1):
                 found.append(f"{at_edge} of {table.size} probabilities of {name} at 0 or 1")
+    return found
+
+
+def out_of_sight(subject: Subject) -> list[str]:
+    """Learned numbers at an end of the range they are kept in, or so near it that the likelihood is flat."""
+    found = []
+    for name in subject.model.names:
+        for key, (least, most) in subject.model.predictors.node(name).bounds.items():
+            table = subject.model.table(name, key)
+            if table is None:
+                continue
+            low, high = int((table <= least * 1.01).sum()), int((table >= most * FLAT).sum())
+            if low:
+                found.append(f"{low} of {table.size} {key} of {name} at the smallest value, {least:g}")
+            if high:
+                found.append(
+                    f"{high} of {table.size} {key} of {name} above {most * FLAT:g}: next to a normal"
+                )
     return found
 
 
@@ -96,7 +115,7 @@ def dead_dimensions(subject: Subject, drawn: Values) -> list[str]:
 
 def all_found(subject: Subject, drawn: Values | None) -> list[str]:
     """Every edge of an exact fit (`drawn` is None), or of one with a guide at one draw of it."""
-    found = extreme_probabilities(subject)
+    found = extreme_probabilities(subject) + out_of_sight(subject)
     if drawn is None:
         found = empty_classes(subject, reference.responsibilities(bounds.exact_table(subject))) + found
         states = joint_states(subject.model, subject.program.enumerated)

@@ -220,3 +220,9 @@ def mean_gradient(subject: Subject, table: Table, seed: int) -> dict[str, Array]
             if gradient is not None:
                 total[path] = total[path] + _array(gradient)
     return total
+
+
+def log_prior(subject: Subject) -> float:
+    """The log-density of the priors at the parameters."""
+    with torch.no_grad():
+        return float(torch.func.functional_call(subject.program, subject.state, ("log_prior",)))

@@ -75,6 +75,16 @@ def responsibilities(pyro: Mapping[str, Array], formula: Mapping[str, Array], li
     return Line("responsibilities", ok, found[worst], limit, text)
 
 
+def prior(program: float, formula: float) -> Line:
+    """The log-density of the priors at the estimates: the program's and SciPy's."""
+    value, limit = abs(program - formula), ROUNDING * (1 + abs(formula))
+    ok = bool(value <= limit)
+    text = f"the log prior density of the natural parameters, {formula:.6g} nats, is SciPy's"
+    if not ok:
+        text = f"the log prior density, {program:.6g} nats, differs from SciPy's, {formula:.6g}"
+    return Line("prior", ok, value, limit, text)
+
+
 def closed_form(pyro: float, formula: float) -> Line:
     """The bound with its KL part in closed form, summed over rows: Pyro's and F9.5's."""
     value, limit = abs(pyro - formula), ROUNDING * (1 + abs(formula))

@@ -60,7 +60,10 @@ class Precision(StrEnum):
 
 
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or a shipped model's name.")]
-DataArgument = Annotated[Path, typer.Argument(metavar="DATA", help="A CSV file; rows are units.")]
+DataArgument = Annotated[
+    Path,
+    typer.Argument(metavar="DATA", help="A CSV, Parquet or .npy file, or a folder of them; rows are units."),
+]
 FitArgument = Annotated[Path, typer.Argument(metavar="FIT", help="The folder of a saved fit.")]
 Setting = Annotated[
     list[str], typer.Option("--set", metavar="NODE.OPTION=VALUE", help="Change the declaration, as z.k=2.")
@@ -112,12 +115,11 @@ def fit(
     options.check_device(device)
     if out is not None:
         check_writable(out, replace=replace)
-    typer.echo(roles_text(read_table(data, declaration, weights=weights)))
+    table = read_table(data, declaration, weights=weights)
+    typer.echo(roles_text(table))
     precision = None if dtype is None else getattr(torch, dtype.value)
     with _route_told():
-        result = fit_model(
-            declaration, data, chosen, seed=seed, dtype=precision, device=device, weights=weights
-        )
+        result = fit_model(declaration, table, chosen, seed=seed, dtype=precision, device=device)
     if out is not None:
         result.save(out, replace=replace)
     typer.echo(outcome_text(result))
@@ -154,11 +156,11 @@ def predict(
     replace: Replace = False,
 ) -> None:
     """Write each row's class, class probabilities, latent means and log p(x)."""
-    from ppl_gen.cli.tabular import check_target, predictions, write_csv
+    from ppl_gen.cli.tabular import check_target, predictions_by_part, write_csv
     from ppl_gen.results.storage import load
 
     check_target(out, replace=replace)
-    write_csv(predictions(load(fit), new, draws=draws, seed=seed), out)
+    write_csv(predictions_by_part(load(fit), new, draws=draws, seed=seed), out)
 
 
 @app.command()
@@ -176,7 +178,7 @@ def sample(
     from ppl_gen.results.storage import load
 
     check_target(out, replace=replace)
-    write_csv(drawn_rows(load(fit), n, seed=seed, given=given, latents=latents), out)
+    write_csv([drawn_rows(load(fit), n, seed=seed, given=given, latents=latents)], out)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from ppl_gen.declare.files import read_spec
 from ppl_gen.declare.notation import parse
 from ppl_gen.declare.spec import Spec
 from ppl_gen.errors import FitError, SpecError
-from ppl_gen.infer.algorithms import ALGORITHMS, EM, SVI, Algorithm
+from ppl_gen.infer.algorithms import ALGORITHMS, EM, SVI, Algorithm, StepwiseEM
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -66,7 +66,7 @@ def algorithm(text: str | None) -> Algorithm | None:
         found = words[text]() if text in words else parse(text, words)
     except ValueError as error:
         raise FitError(f"--algorithm {text}: {error}") from None
-    if not isinstance(found, EM | SVI):
+    if not isinstance(found, EM | SVI | StepwiseEM):
         raise FitError(f'--algorithm {text}: write {" or ".join(words)}, as "SVI(epochs=20)"')
     return found
 

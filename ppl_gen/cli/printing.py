@@ -13,8 +13,10 @@ import numpy as np
 
 from ppl_gen.declare.guide import derive_guide
 from ppl_gen.declare.node import Node
-from ppl_gen.declare.scope import Entries, node_parents
+from ppl_gen.declare.priors import InverseGamma
+from ppl_gen.declare.scope import Entries, node_parents, terms_of
 from ppl_gen.declare.spec import Roles, Spec
+from ppl_gen.declare.terms import Linear, Sum
 from ppl_gen.errors import SpecError
 
 if TYPE_CHECKING:
@@ -119,6 +121,8 @@ def spec_text(spec: Spec) -> str:
         "guide": "\n".join(_guide(spec, roles)),
         "route": _route(spec),
     }
+    if priors := list(_priors(spec)):
+        facts["priors"] = "\n".join(priors)
     return f"{spec}\n{_aligned(facts)}"
 
 
@@ -143,6 +147,7 @@ def outcome_text(fit: Fit) -> str:
         "status": fit.status.value,
         "log-lik.": f"{fit.log_likelihood:.6f} nats over {fit.n_units} rows{'' if exact else ' (estimated)'}",
         "ELBO": f"{fit.elbo:.6f}",
+        **({"log prior": f"{fit.log_prior:.6f}"} if any(_priors(fit.spec)) else {}),
         "AIC, BIC": f"{fit.aic:.3f}, {fit.bic:.3f} with {fit.n_parameters} free numbers",
     }
     if len(fit.modes) > 1:
@@ -207,6 +212,19 @@ def _guide(spec: Spec, roles: Roles) -> Iterator[str]:
         yield f"{', '.join(summed)}: exact, every value is enumerated"
     elif not drawn:
         yield "none: nothing is latent"
+
+
+def _priors(spec: Spec) -> Iterator[str]:
+    """Each prior beside what it is a prior of, as the densities are taken."""
+    for name, entry in spec.model.items():
+        for key, term in terms_of(entry):
+            for part in term.terms if isinstance(term, Sum) else (term,):
+                if (prior := getattr(part, "prior", None)) is None:
+                    continue
+                whole = not isinstance(term, Sum | Linear)
+                square = "²" if whole and key == "scale" and isinstance(prior, InverseGamma) else ""
+                what = f"{name}.{key}".rstrip(".") + square
+                yield f"{what if whole else f'{part} in {what}'} ~ {prior}"
 
 
 def _route(spec: Spec) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,21 +44,26 @@ def check_target(path: Path | None, *, replace: bool) -> None:
         raise FitError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def write_csv(columns: Columns, path: Path | None) -> None:
-    """Write columns under their names; a file appears whole or not at all.
+def write_csv(parts: Iterable[Columns], path: Path | None) -> None:
+    """Write columns under their names, one part's rows after the other; a file appears whole or not at all.
 
     Raises:
         FitError: the disk is full, or the like; what stood at `path` still does.
 
     """
-    text = pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
+    texts = (
+        pd.DataFrame(part).to_csv(index=False, header=first, lineterminator="\n")
+        for part, first in zip(parts, chain([True], repeat(False)), strict=False)
+    )
     if path is None:
-        sys.stdout.write(text)
+        for text in texts:
+            sys.stdout.write(text)
         return
     aside = _aside(path)
     try:
         with aside.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
+            for text in texts:
+                file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
@@ -67,7 +73,15 @@ def write_csv(columns: Columns, path: Path | None) -> None:
         aside.unlink(missing_ok=True)
 
 
-def predictions(fit: Fit, rows: Path, *, draws: int, seed: int) -> Columns:
+def predictions_by_part(fit: Fit, rows: Path, *, draws: int, seed: int) -> Iterator[Columns]:
+    """`predictions` of all rows; a chunk at a time where they are files to be streamed."""
+    from ppl_gen.results.rows import read_in_parts  # here and not above: `show` and `--help` do without
+
+    for i, table in enumerate(read_in_parts(fit.program, rows)):
+        yield predictions(fit, table, draws=draws, seed=seed + i)
+
+
+def predictions(fit: Fit, rows: Any, *, draws: int, seed: int) -> Columns:
     """For each row: every discrete latent's class and probabilities, continuous ones' means, and log p(x).
 
     Headers: `z` the most probable class, `P(z=2)` its probabilities, `z[0]` a mean, `log p` the log-density,

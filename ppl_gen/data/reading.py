@@ -32,9 +32,10 @@ def read_table(
 
     Args:
         data: a dictionary from node name to array, list, tensor, series or frame; one array (N, D), for a
-            model with one leaf and no Input; any eager DataFrame that narwhals reads; or the path of a CSV
-            file. Rows are units. Arrays (N, 28, 28) are flattened row by row. NaN, None, NA, blank and masked
-            cells are missing; Inputs may have none, nor may real nodes and counts that others depend on.
+            model with one leaf and no Input; any eager DataFrame that narwhals reads; or the path of a CSV,
+            Parquet or .npy file, of a folder or a pattern of them, or `Rows`; or a Table, taken as it is. Rows
+            are units. Arrays (N, 28, 28) are flattened row by row. NaN, None, NA, blank and masked cells are
+            missing; Inputs may have none, nor may real nodes and counts that others depend on.
         spec: the declaration.
         schema: at predict time, the schema of the training table: column names, widths and levels are held
             against it. Default: none, the data are the training data and settle it.
@@ -67,6 +68,8 @@ def read_table(
     """
     if need not in ("observed", "all", "inputs", "any"):
         raise DataError(f"need is {need!r}; choose from observed, all, inputs, any")
+    if isinstance(data, Table):
+        return data
     if isinstance(data, str | os.PathLike | Rows):
         from ppl_gen.data.stream_reading import (
             read_files,  # here and not above: it reads its chunks by read_table

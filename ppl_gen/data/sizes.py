@@ -82,7 +82,11 @@ def schema_without_data(spec: Spec, sizes: Mapping[str, int] | None = None) -> S
     roles = spec.roles()
     dims, k = settle(spec, declared_sizes(spec), given)
     shown = [name for name in spec.nodes if name in {*roles.observed, *roles.inputs}]
-    numeric = [name for name in shown if spec.nodes[name].support in ("real", "positive", "count") or _real(spec, name)]
+    numeric = [
+        name
+        for name in shown
+        if spec.nodes[name].support in ("real", "positive", "count") or _real(spec, name)
+    ]
     named = spec.columns or {}
     return Schema(
         roles=roles,

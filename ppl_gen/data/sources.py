@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -90,7 +90,7 @@ class Source(ABC):
         """What all cells take as float64, as nearly as can be told without reading them."""
 
     @abstractmethod
-    def chunks(self, order: np.random.Generator | None = None) -> Iterator[Chunk]:
+    def chunks(self, order: np.random.Generator | None = None) -> Generator[Chunk]:
         """All rows, in order; or their chunks in a random one, as far as the form allows."""
 
     @abstractmethod
@@ -124,7 +124,7 @@ class Parquet(Source):
             8 * meta.num_rows * meta.num_columns for meta in (_parquet(p).metadata for p in self.paths)
         )
 
-    def chunks(self, order: np.random.Generator | None = None) -> Iterator[Chunk]:
+    def chunks(self, order: np.random.Generator | None = None) -> Generator[Chunk]:
         """Data frames, none over the edge of a row group."""
         groups = list(self._groups())
         names = groups[0].names if groups else []
@@ -164,7 +164,7 @@ class Npy(Source):
         """Cells × 8, from the files' headers."""
         return sum(8 * _mapped(path).size for path in self.paths)
 
-    def chunks(self, order: np.random.Generator | None = None) -> Iterator[Chunk]:
+    def chunks(self, order: np.random.Generator | None = None) -> Generator[Chunk]:
         """Arrays, or arrays by node, copied from the mapped file."""
         if self.nodes:
             return self._side_by_side(order)
@@ -176,13 +176,13 @@ class Npy(Source):
             return {node: np.load(path) for node, path in zip(self.nodes, self.paths, strict=True)}, []
         return np.concatenate([np.load(path) for path in self.paths]), []
 
-    def _in_a_row(self, order: np.random.Generator | None) -> Iterator[Chunk]:
+    def _in_a_row(self, order: np.random.Generator | None) -> Generator[Chunk]:
         size = self.rows_at_a_time(_width(self.paths[0]))
         places = [(path, first) for path in self.paths for first in range(0, len(_mapped(path)), size)]
         for path, first in _ordered(places, order):
             yield Chunk(str(path), first, _copied(path, first, size))
 
-    def _side_by_side(self, order: np.random.Generator | None) -> Iterator[Chunk]:
+    def _side_by_side(self, order: np.random.Generator | None) -> Generator[Chunk]:
         n_rows = equal_lengths({str(path): len(_mapped(path)) for path in self.paths})
         size = self.rows_at_a_time(sum(_width(path) for path in self.paths))
         for first in _ordered(range(0, n_rows, size), order):
@@ -206,7 +206,7 @@ class Csv(Source):
         """The same files, these columns read as text."""
         return replace(self, text=self.text | frozenset(text))
 
-    def chunks(self, order: np.random.Generator | None = None) -> Iterator[Chunk]:
+    def chunks(self, order: np.random.Generator | None = None) -> Generator[Chunk]:
         """Data frames; types are inferred chunk by chunk. Only whole files can be read out of order."""
         header = csv_header(self.paths[0])
         read = [name for name in header if name and (self.columns is None or name in self.columns)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -85,8 +86,13 @@ class StreamedTable(Table):
 
         """
         random = None if seed is None else np.random.default_rng(seed)
-        found = ahead(self.convert(chunk) for chunk in self.source.chunks(random))
+        found = ahead(self._converted(random))
         return _cut(found if random is None else _mixed(found, random), size)
+
+    def _converted(self, random: np.random.Generator | None) -> Iterator[Block]:
+        with closing(self.source.chunks(random)) as chunks:
+            for chunk in chunks:
+                yield self.convert(chunk)
 
     def loaded(self) -> Table:
         """All rows in memory."""
@@ -132,7 +138,7 @@ def blocks_of(table: Table, size: int) -> Iterator[Block]:
         yield Block({name: array[own] for name, array in table.arrays.items()}, weights)
 
 
-def ahead(items: Iterable[Item]) -> Iterator[Item]:
+def ahead(items: Iterable[Item]) -> Generator[Item]:
     """The items, each next one made by another thread while the last one is used.
 
     Example:
@@ -141,11 +147,14 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
 
     """
     source, end = iter(items), object()
-    with ThreadPoolExecutor(1, thread_name_prefix="ppl_gen-reader") as pool:
-        coming = pool.submit(next, source, end)
-        while (item := coming.result()) is not end:
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="ppl_gen-reader") as pool:
             coming = pool.submit(next, source, end)
-            yield item  # type: ignore[misc]
+            while (item := coming.result()) is not end:
+                coming = pool.submit(next, source, end)
+                yield item  # type: ignore[misc]
+    finally:
+        getattr(source, "close", lambda: None)()  # files, where the items are left before their end
 
 
 def _cut(found: Iterable[Block], size: int) -> Iterator[Block]:

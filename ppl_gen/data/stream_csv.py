@@ -45,25 +45,29 @@ def csv_chunks(
 
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frames = pd.read_csv(
-                path,
-                sep=_separator(path),
-                usecols=read,
-                dtype={name: str for name in read if name in text},
-                chunksize=size,
-                low_memory=False,
-                keep_default_na=False,
-                na_values=BLANK,
-                index_col=False,
-            )
-        first = 0
-        while (frame := _next(frames)) is not None:
-            yield first, _cells(frame[read], text)
-            first += len(frame)
+        with _opened(path, read, size, text) as frames:
+            first = 0
+            while (frame := _next(frames)) is not None:
+                yield first, _cells(frame[read], text)
+                first += len(frame)
     except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeError, OSError) as error:
         raise DataError(f"{path}: not readable as CSV: {str(error).strip()}") from error
+
+
+def _opened(path: Path, read: list[str], size: int, text: Collection[str]) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        return pd.read_csv(
+            path,
+            sep=_separator(path),
+            usecols=read,
+            dtype={name: str for name in read if name in text},
+            chunksize=size,
+            low_memory=False,
+            keep_default_na=False,
+            na_values=BLANK,
+            index_col=False,
+        )
 
 
 def _next(frames: Any) -> pd.DataFrame | None:

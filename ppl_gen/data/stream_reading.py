@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,6 +50,7 @@ class Layout:
                 node: frame_columns(frame, {name: header[name] for name in own})
                 for node, own in self.columns.items()
             }
+            found = {node: raw if spec.is_category(node) else _parsed(raw) for node, raw in found.items()}
             if self.weights is None:
                 return found, None
             return found, frame_columns(frame, {self.weights: header[self.weights]})
@@ -95,9 +96,10 @@ def stream_table(source: Source, spec: Spec, *, weights: str | None = None) -> S
     layout = _layout(source, spec, weights)
     narrowed = _narrowed(source, layout)
     found = _Survey(spec, layout)
-    for chunk, (raws, beside) in ahead((c, layout.raws(c.cells, spec)) for c in narrowed.chunks()):
-        with located(chunk):
-            found.add(raws, beside)
+    with closing(ahead(_with_raws(narrowed, layout, spec))) as chunks:
+        for chunk, raws, beside in chunks:
+            with located(chunk):
+                found.add(raws, beside)
     mixed = [own.column for per in found.levels.values() for own in per if own.settled().mixed]
     if mixed and isinstance(source, Csv) and not source.text:
         # Where one cell of a column is text all are, as if the file had been read at once.
@@ -121,9 +123,21 @@ def chunk_tables(source: Source, spec: Spec, schema: Schema, need: Need) -> Iter
             for column, known in zip(own, per or (), strict=False)
             if known is not None and any(isinstance(level, str) for level in known)
         )
-    for chunk in ahead(source.chunks()):
-        with located(chunk):
-            yield read_table(chunk.cells, spec, schema=schema, need=need)
+    with closing(ahead(source.chunks())) as chunks:
+        for chunk in chunks:
+            with located(chunk):
+                table = read_table(chunk.cells, spec, schema=schema, need=need)
+            yield table
+
+
+def _with_raws(
+    source: Source, layout: Layout, spec: Spec
+) -> Iterator[tuple[Chunk, dict[str, Raw], Raw | None]]:
+    with closing(source.chunks()) as chunks:
+        for chunk in chunks:
+            with located(chunk):
+                found = layout.raws(chunk.cells, spec)
+            yield chunk, *found
 
 
 @contextmanager
@@ -141,7 +155,8 @@ def located(chunk: Chunk) -> Iterator[None]:
 
 def _layout(source: Source, spec: Spec, weights: str | None) -> Layout:
     """The columns of each node, by the rules that frames and arrays follow, from the first chunk."""
-    chunk = next(iter(source.chunks()), None)
+    with closing(source.chunks()) as chunks:
+        chunk = next(chunks, None)
     if chunk is None:
         raise DataError(f"{', '.join(map(str, source.paths))}: the data are empty")
     cells = chunk.cells
@@ -164,6 +179,19 @@ def _layout(source: Source, spec: Spec, weights: str | None) -> Layout:
             chosen, notes = columns.from_array(cells, spec, None)
         columns.present(chosen, spec, None, "observed", [str(name) for name in there])
     return Layout({name: raw.columns for name, raw in chosen.items()}, weights, [*source.notes, *notes])
+
+
+def _parsed(raw: Raw) -> Raw:
+    """Of a column that is text in a chunk, the cells that are numbers as numbers: the others are to be named."""
+    if not isinstance(raw.cells, tuple) or all(cells.dtype.kind in "fiub" for cells in raw.cells):
+        return raw
+    made = []
+    for cells in raw.cells:
+        if cells.dtype.kind == "O" and any(isinstance(cell, str) for cell in cells):
+            numbers = np.asarray(pd.to_numeric(pd.Series(cells), errors="coerce"))
+            cells = np.where(np.isnan(numbers), cells, numbers.astype(object))
+        made.append(cells)
+    return replace(raw, cells=tuple(made))
 
 
 def _narrowed(source: Source, layout: Layout) -> Source:
@@ -220,8 +248,10 @@ class _Survey:
                 k = self._k_so_far(name)
                 holes.allowed(self.spec, name, self.layout.columns[name], mask, k)
                 self.holes.add(name)
-            cells = arrays[name].astype(np.float64, copy=False)
-            self.moments[name].add(cells, weights, mask)
+            cells = arrays[name]
+            if name in self.levels:
+                cells = cells.astype(np.float64) if mask is None else np.where(mask, np.nan, cells)
+            self.moments[name].add(cells, weights)
         masks = [lost[name] for name in self.roles.observed]
         if all(mask is not None for mask in masks):
             self.bare += int(

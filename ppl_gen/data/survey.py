@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl_gen.data.checks import where
+from ppl_gen.data.holes import lacking
 from ppl_gen.data.levels import Distinct, encode
 from ppl_gen.data.moments import centre_and_spread
 from ppl_gen.data.schema import Level
@@ -44,15 +45,9 @@ class Moments:
         self.centre, self.spread = np.zeros(width), np.zeros(width)
         self.low, self.high = np.full(width, np.inf), np.full(width, -np.inf)
 
-    def add(self, cells: Cells, weights: Cells | None = None, lost: NDArray[np.bool_] | None = None) -> None:
-        """Take in the rows of one chunk, (N, width).
-
-        Args:
-            cells: the rows.
-            weights: how often each counts, (N,); None: once.
-            lost: which cells are missing, (N, width); None: none.
-
-        """
+    def add(self, cells: Cells, weights: Cells | None = None) -> None:
+        """Take in the rows of one chunk, (N, width); `weights` (N,) say how often each counts, by default once."""
+        lost = lacking(cells)
         if weights is not None and not weights.all():
             counts = weights > 0
             cells, weights = cells[counts], weights[counts]

@@ -13,6 +13,8 @@ from ppl_gen.errors import SpecError
 
 __all__ = ["MultivariateNormal", "MultivariateStudentT", "Normal", "StudentT"]
 
+DF_BOUNDS = (0.1, 1e6)  # beyond, the likelihood has no bound, or no slope
+
 
 @declared
 class Normal(Node):
@@ -99,7 +101,8 @@ class StudentT(Node):
 
     Args:
         dim: the number of dimensions, or a list of sizes; None: left to the data.
-        df: degrees of freedom; positive: 1 is Cauchy's law, beyond 100 it is next to a normal.
+        df: degrees of freedom; positive: 1 is Cauchy's law, beyond 100 it is next to a normal. EM keeps it from
+            0.1 to 1 000 000.
         loc: centre; real.
         scale: positive; the standard deviation is √(df/(df − 2)) times it, where df > 2.
         per: reserved.
@@ -118,6 +121,7 @@ class StudentT(Node):
     scale: Parameter = Free()
     per: NotYet = None
     constraints: ClassVar[dict[str, str]] = {"df": "positive", "loc": "real", "scale": "positive"}
+    bounds: ClassVar[dict[str, tuple[float, float]]] = {"df": DF_BOUNDS}
 
     if TYPE_CHECKING:
 
@@ -166,6 +170,7 @@ class MultivariateStudentT(Node):
     }
     either: ClassVar[tuple[str, str] | None] = ("cov", "scale_tril")
     single: ClassVar[frozenset[str]] = frozenset({"df"})
+    bounds: ClassVar[dict[str, tuple[float, float]]] = {"df": DF_BOUNDS}
 
     if TYPE_CHECKING:
 

@@ -34,6 +34,8 @@ class Node(Declared):
     either: ClassVar[tuple[str, str] | None] = None
     # Parameters that are one number for all dimensions.
     single: ClassVar[frozenset[str]] = frozenset()
+    # The range that EM keeps a positive parameter in.
+    bounds: ClassVar[dict[str, tuple[float, float]]] = {}
     # A density in NumPy, of a family that is not the library's own.
     log_density: ClassVar[Callable[..., Any] | None] = None
     dim: int | tuple[int, ...] | None

@@ -72,4 +72,5 @@ NODES: dict[str, type[Node]] = {
 RESERVED: frozenset[str] = frozenset(
     {"Beta", "Conv", "Dirichlet", "Lag", "Multinomial", "Net", "Ordinal", "Uniform"}
 )
-WORDS: frozenset[str] = frozenset({*NODES, *TERMS, *RESERVED})
+# What no entry of a model can be called; families of the user's own are added (`program.own`).
+WORDS: set[str] = {*NODES, *TERMS, *RESERVED}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from numpy.typing import NDArray
 
 from ppl_gen.diagnose.plots import COLOURS, MARKERS
+
+Array = NDArray[Any]
+
+BETTER = {"cv": ", larger is better", "blrt_p": " against the size before"}
+NAME_WIDTH = 44  # letters of a candidate's name on one line
 
 
 def plot_criterion(
@@ -25,8 +32,8 @@ def plot_criterion(
     """One column of a table of candidates against their settings, the chosen one ringed.
 
     The path with the most sizes is the horizontal axis, and each combination of the others a line. Without a
-    path of sizes the candidates stand side by side. A candidate with warnings is an open mark; one without a
-    number is left out, and its line breaks there.
+    path of sizes the candidates stand one below the other. A candidate with warnings is an open mark; one
+    without a number is left out, and its line breaks there.
 
     Args:
         table: a row for each candidate.
@@ -42,28 +49,30 @@ def plot_criterion(
         'z.k'
 
     """
-    figure = Figure(figsize=(7.0, 4.6), dpi=120, layout="constrained")
+    axis = _axis(table, settings)
+    height = 4.6 if axis is not None else 1.6 + 0.45 * len(table)
+    figure = Figure(figsize=(7.0, height), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
-    axis = _axis(table, settings)
-    places = _places(axes, table, settings, axis)
-    lines = _lines(table, settings, axis)
-    for number, (name, rows) in enumerate(lines.items()):
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        own = rows if axis is None else sorted(rows, key=lambda row: places[row])
-        _line(axes, table.iloc[own], places[own], column, name, (colour, marker, "" if axis is None else "-"))
-    if chosen is not None:
-        _ring(axes, places[chosen], float(table[column].iloc[chosen]))
-    if level is not None:
-        axes.axhline(level, color="0.5", linewidth=1, linestyle=":", label=f"{level:g}")
-    if (table["warnings"].astype(bool) & table[column].notna()).any():
+    label += BETTER.get(column, ", smaller is better")
+    if axis is None:
+        points = _listed(axes, table, settings, column, label)
+    else:
+        points = _against(axes, table, settings, axis, column, label)
+    doubtful = table["warnings"].astype(bool) & table[column].notna()
+    if doubtful.any():
         axes.plot([], [], "o", color="0.3", markerfacecolor="white", label="with warnings")
-    better = {"cv": ", larger is better", "blrt_p": " against one size less"}
-    axes.set_ylabel(label + better.get(column, ", smaller is better"))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    if level is not None and axis is not None:
+        axes.axhline(level, color="0.5", linewidth=1, linestyle=":", label=f"{level:g}")
+        axes.set_ylim(bottom=0)
+    if chosen is not None and np.isfinite(points[chosen]).all():
+        _ring(axes, points[chosen])
+    elif chosen is not None and axis is not None:  # the smallest size, which nothing is tested against
+        axes.axvline(points[chosen, 0], color="0.15", linewidth=1.4, label="best")
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
-    figure.legend(loc="outside right upper", frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside right upper", frameon=False)
     return figure
 
 
@@ -73,52 +82,67 @@ def _axis(table: pd.DataFrame, settings: Sequence[str]) -> str | None:
     return max(sizes, key=lambda path: table[path].nunique(), default=None)
 
 
-def _places(axes: Axes, table: pd.DataFrame, settings: Sequence[str], axis: str | None) -> Any:
-    """Where each candidate stands on the horizontal axis: (rows,)."""
-    if axis is not None:
-        axes.set_xlabel(axis)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return table[axis].to_numpy(float)
-    names = [", ".join(str(value) for value in row) for row in table[list(settings)].to_numpy()]
-    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
-    axes.set_xlabel(", ".join(settings))
-    return np.arange(len(table), dtype=float)
+def _against(
+    axes: Axes, table: pd.DataFrame, settings: Sequence[str], axis: str, column: str, label: str
+) -> Array:
+    """A line for each combination of the other settings; returns where each row is: (rows, 2)."""
+    axes.set(xlabel=axis, ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    points = table[[axis, column]].to_numpy(float)
+    lines = {name: rows for name, rows in _lines(table, settings, axis).items() if _any(points, rows)}
+    for number, (name, rows) in enumerate(lines.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        if column == "cv":  # apart, so that no bar hides another
+            points[rows, 0] += 0.05 * (number - (len(lines) - 1) / 2)
+        order = sorted(rows, key=lambda row: points[row, 0])
+        axes.plot(*points[order].T, marker=marker, color=colour, label=name or None)
+        _marks(axes, points[order], table.iloc[order], colour, marker)
+        if column == "cv":
+            error = table["cv_se"].to_numpy(float)[order]
+            x, y = points[order].T
+            axes.errorbar(x, y, yerr=error, color=colour, fmt="none", capsize=3)
+    return points
 
 
-def _lines(table: pd.DataFrame, settings: Sequence[str], axis: str | None) -> dict[str, list[int]]:
+def _listed(axes: Axes, table: pd.DataFrame, settings: Sequence[str], column: str, label: str) -> Array:
+    """The candidates one below the other; returns where each row is: (rows, 2)."""
+    names = [", ".join(map(str, row)) for row in table[list(settings)].to_numpy()]
+    axes.set_yticks(range(len(names)), [textwrap.fill(name, NAME_WIDTH) for name in names], fontsize="small")
+    axes.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    points = np.column_stack([table[column].to_numpy(float), np.arange(len(table), dtype=float)])
+    _marks(axes, points, table, COLOURS[0], MARKERS[0])
+    if column == "cv":
+        error = table["cv_se"].to_numpy(float)
+        axes.errorbar(points[:, 0], points[:, 1], xerr=error, color=COLOURS[0], fmt="none", capsize=3)
+    return points
+
+
+def _marks(axes: Axes, points: Array, table: pd.DataFrame, colour: str, marker: str) -> None:
+    doubtful = table["warnings"].astype(bool).to_numpy()
+    for some, face in ((~doubtful, colour), (doubtful, "white")):
+        axes.plot(*points[some].T, marker, color=colour, markerfacecolor=face, markersize=6, zorder=3)
+
+
+def _lines(table: pd.DataFrame, settings: Sequence[str], axis: str) -> dict[str, list[int]]:
     """The rows of each line, by the values of the settings that are not on the axis."""
-    others = [path for path in settings if path != axis] if axis is not None else []
+    others = [path for path in settings if path != axis]
     found: dict[str, list[int]] = {}
-    for row, values in enumerate(table[others].itertuples(index=False, name=None)):
-        name = ", ".join(f"{path}={value}" for path, value in zip(others, values, strict=True))
-        found.setdefault(name, []).append(row)
+    for row in range(len(table)):
+        values = [f"{path}={table[path].iloc[row]}" for path in others]
+        found.setdefault("\n".join(values), []).append(row)
     return found
 
 
-def _line(
-    axes: Axes, own: pd.DataFrame, places: Any, column: str, name: str, style: tuple[str, str, str]
-) -> None:
-    colour, marker, line = style
-    values = own[column].to_numpy(float)
-    axes.plot(places, values, line, marker=marker, color=colour, markersize=6, label=name or None)
-    doubtful = own["warnings"].astype(bool).to_numpy()
-    axes.plot(
-        places[doubtful],
-        values[doubtful],
-        marker,
-        color=colour,
-        markerfacecolor="white",
-        markersize=6,
-        zorder=3,
-    )
-    if column == "cv":
-        axes.errorbar(places, values, own["cv_se"].to_numpy(float), color=colour, fmt="none", capsize=3)
+def _any(points: Array, rows: Sequence[int]) -> bool:
+    return bool(np.isfinite(points[rows]).all(1).any())
 
 
-def _ring(axes: Axes, place: float, value: float) -> None:
+def _ring(axes: Axes, point: Array) -> None:
     axes.plot(
-        place,
-        value,
+        *point,
         "o",
         label="best",
         color="none",

@@ -31,32 +31,45 @@ class EM:
     """Expectation–maximisation (F5–F7) with enumerated discrete latents.
 
     Args:
-        max_steps: steps of one restart at most.
-        tol: a restart has converged when a step raises the log-likelihood by no more than this, in nats per
-            row. Unlike a relative change it does not depend on the data's units.
+        max_steps: evaluations of the EM map by one restart at most; without acceleration, steps.
+        tol: a restart has converged when what a step adds to the log-likelihood, and Aitken's estimate of all that
+            further steps would add, are both within this, in nats per row, and the parameters' way left is within
+            its square root, in units of the data's spread, of probability, or of a scale's logarithm. None of it
+            depends on the data's units.
         restarts: starts run side by side, the best one kept. A given start is run once.
         init: "k-means++", "random-rows" or "random-responsibilities"; parameters as
             {"x": {"loc": …}, …} on their natural scale; or another Fit. Where every observed node is
             categorical, hard starts get stuck and "k-means++" is taken as "random-responsibilities".
+        short_steps: steps of every restart before all but the `keep` best are dropped.
+        keep: restarts that are run to their end.
+        accelerate: extrapolate the steps of slow restarts (SQUAREM), wherever that does not lower the
+            log-likelihood.
         lowering: "eager", "traced" or "compiled"; "auto" traces.
 
-    Raises FitError for a value outside its range. Reference: Dempster, Laird & Rubin (1977).
+    Raises FitError for a value outside its range. References: Dempster, Laird & Rubin (1977); Biernacki, Celeux &
+    Govaert (2003), https://doi.org/10.1016/S0167-9473(02)00163-9, on short runs; Varadhan & Roland (2008).
 
     Example:
-        >>> EM(restarts=3)
-        EM(max_steps=2000, tol=1e-08, restarts=3, init='k-means++', lowering='auto')
+        >>> EM(restarts=3).keep
+        10
 
     """
 
     max_steps: int = 2000
-    tol: float = 1e-8
-    restarts: int = 10
+    tol: float = 1e-9
+    restarts: int = 50
     init: Any = "k-means++"
+    short_steps: int = 20
+    keep: int = 10
+    accelerate: bool = True
     lowering: str = "auto"
 
     def __post_init__(self) -> None:
         _whole("EM", "max_steps", self.max_steps, 1)
-        _whole("EM", "restarts", self.restarts, 1)
+        for name in ("restarts", "short_steps", "keep"):
+            _whole("EM", name, getattr(self, name), 1)
+        if not isinstance(self.accelerate, bool):
+            raise FitError(f"EM: accelerate must be True or False, not {self.accelerate!r}")
         _positive("EM", "tol", self.tol, zero=True)
         _choice("EM", "lowering", self.lowering, LOWERINGS)
         if isinstance(self.init, str):

@@ -25,6 +25,7 @@ from ppl_gen.errors import FitError
 from ppl_gen.infer import newton, ordering
 from ppl_gen.infer.engine import Statistics, block_rows, filled, summed
 from ppl_gen.infer.enumeration import Rows, State, Step, latent_axes, posterior_marginals
+from ppl_gen.infer.natural import natural_map
 from ppl_gen.infer.restarts import side_by_side
 from ppl_gen.infer.standard import Standard
 from ppl_gen.infer.steps import expectation_step, maximisation_step
@@ -32,6 +33,7 @@ from ppl_gen.program.lowering import Lowered, pyro_scope, threads_for, trace
 from ppl_gen.program.program import Program
 
 CELLS = 16_000_000  # numbers of rows and responsibilities held at a time
+EAGER_STEPS = 25  # most refits need no more, and recording the steps costs as much
 HALVINGS = 12  # of a step that lowered the objective
 LABELLED_ROWS = 1_000  # that labels are matched on
 Weights = NDArray[np.float64]
@@ -118,9 +120,11 @@ class _Climb:
                 step, standard.enter(dict(program.state_dict())), _first(blocks[0]), weights[0][0]
             )
         in_dims = (0, 0 if rows_differ else None, 0)
-        self._expect = Lowered(side_by_side(step, in_dims), "traced", steady=(1, 2))
+        self._expect = Lowered(
+            side_by_side(step, in_dims), "traced", steady=(1, 2), eager_first=EAGER_STEPS * len(blocks)
+        )
         self._maximise = Lowered(
-            side_by_side(maximisation_step(program), (0, 0, None)), "traced", steady=(2,), eager_first=5
+            side_by_side(maximisation_step(program), (0, 0, None)), "traced", steady=(2,), eager_first=EAGER_STEPS
         )
         self._priors = any(True for _ in program.priors)
 
@@ -311,12 +315,14 @@ def aligned(program: Program, state: State, table: Table, states: Sequence[State
         return list(states)
     some = np.unique(np.linspace(0, table.n_units - 1, min(LABELLED_ROWS, table.n_units)).astype(np.int64))
     rows = program.tensors({name: array[some] for name, array in table.arrays.items()}, table.holes)
-    expected = _responsibilities(program, state, rows, latents)
+    stacked = {path: torch.stack([own[path] for own in (state, *states)]) for path in state}
+    with pyro_scope(), torch.no_grad(), threads_for(0):
+        each = torch.func.vmap(lambda own: _responsibilities(program, own, rows, latents))(stacked)
     found = []
-    for own in states:
-        responsibilities = _responsibilities(program, own, rows, latents)
+    for s, own in enumerate(states, start=1):
         for name in latents:
-            _, order = linear_sum_assignment(-(expected[name] @ responsibilities[name].T).numpy())
+            overlap = each[name][0] @ each[name][s].T  # (K, K)
+            _, order = linear_sum_assignment(-overlap.cpu().numpy())
             own = ordering._permuted(program.generative, own, name, torch.as_tensor(order))
         found.append(own)
     return found
@@ -324,11 +330,19 @@ def aligned(program: Program, state: State, table: Table, states: Sequence[State
 
 def _responsibilities(program: Program, state: State, rows: Rows, names: Sequence[str]) -> dict[str, Tensor]:
     """P(z = k | x_d) of each latent, (K, N)."""
-    with pyro_scope(), torch.no_grad():
-        _, marginals = posterior_marginals(program, state, rows)
+    _, marginals = posterior_marginals(program, state, rows)
     axes = latent_axes(program, rows)
     found = {}
     for name in names:
         own = marginals[name].movedim(axes[name], 0)
-        found[name] = own.reshape(own.shape[0], -1, own.shape[-1]).sum(1).cpu()
+        found[name] = own.reshape(own.shape[0], -1, own.shape[-1]).sum(1)
     return found
+
+
+def naturals(program: Program, states: Sequence[State]) -> NDArray[np.float64]:
+    """All natural parameters of each state end to end, (S, M)."""
+    call = natural_map(program.generative)
+    stacked = {path: torch.stack([own[path] for own in states]) for path in states[0]}
+    with torch.no_grad(), threads_for(0):
+        found: Tensor = torch.func.vmap(call)(stacked)
+    return np.asarray(found.cpu().double().numpy())

@@ -59,6 +59,13 @@ class Coordinates:
         parts = [self._measure(*item) for item in zip(self.shapes.items(), leaves, strict=True)]
         return torch.cat(parts, 1) if parts else flat
 
+    def measured_state(self, point: Tensor) -> State:
+        """One vector (P,) as a state in measured coordinates, of what is learned alone."""
+        leaves = self.measured(point.unsqueeze(0)).split(self.sizes, 1)
+        return {
+            path: leaf.reshape(shape) for (path, shape), leaf in zip(self.shapes.items(), leaves, strict=True)
+        }
+
     def inside(self, flat: Tensor) -> Tensor:
         """An extrapolated vector brought back to where M-steps keep logarithms of probabilities."""
         parts = []

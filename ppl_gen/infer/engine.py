@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from ppl_gen.data.table import Table
 from ppl_gen.infer import newton
 from ppl_gen.infer.enumeration import State
+from ppl_gen.infer.moments import at_moments
 from ppl_gen.infer.restarts import side_by_side
 from ppl_gen.infer.standard import Standard
 from ppl_gen.infer.starts import Starts
@@ -73,7 +74,7 @@ class Engine:
 
     def first_m_step(self, state: State, starts: Starts) -> tuple[State, Tensor]:
         """States from starting responsibilities."""
-        state = newton.at_moments(self.program, state, self.standard.unit)
+        state = at_moments(self.program, state, self.standard.shift, self.standard.unit)
         regular = torch.ones(len(next(iter(state.values()))), dtype=torch.bool)
         responsibilities = [starts.block(a, b) for a, b in self.spans]
         for _ in range(1 if self.monotone else FIRST_STEPS):

@@ -8,6 +8,7 @@ from torch import Tensor
 from ppl_gen.data.table import Table
 from ppl_gen.infer.enumeration import State, log_marginal
 from ppl_gen.infer.standard import Standard
+from ppl_gen.infer.streaming import standard_blocks
 from ppl_gen.program.families import in_standard_units
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
@@ -26,11 +27,10 @@ def mean_gradient(program: Program, state: State, table: Table) -> dict[str, Ten
     learned = {path: inside[path].clone().requires_grad_() for path, _ in program.named_parameters()}
     total = {path: torch.zeros_like(value) for path, value in learned.items()}
     with pyro_scope(), in_standard_units():
-        for start in range(0, table.n_units, CHUNK):
-            rows = standard.block(table, start, min(start + CHUNK, table.n_units))
+        for rows, weights in standard_blocks(standard, table, CHUNK):
             values = log_marginal(program, inside | learned, rows)
-            if table.weights is not None:
-                values = values * torch.tensor(table.weights[start : start + CHUNK]).to(values)
+            if weights is not None:
+                values = values * torch.tensor(weights).to(values)
             value = values.sum() / table.total
             gradients = torch.autograd.grad(value, list(learned.values()))
             for path, gradient in zip(learned, gradients, strict=True):

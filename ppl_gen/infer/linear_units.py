@@ -34,7 +34,7 @@ def can_move(program: Program, name: str) -> bool:
     draw = program.generative.draws.get(name)
     if draw is None:
         return True
-    if draw.node.support != "real":
+    if draw.node.support != "real" or not draw.family.takes_units:
         return False
     if by_tables(program, draw):
         return not any(isinstance(layer, TableLayer) and layer.ordered for layer in _layers(program, draw))

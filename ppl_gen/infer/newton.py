@@ -164,26 +164,6 @@ def _parts(group: Group, state: State, flat: Tensor) -> State:
     return {path: part.reshape(state[path].shape) for path, part in zip(group.paths, parts, strict=True)}
 
 
-def at_moments(program: Program, state: State, units: Mapping[str, Tensor]) -> State:
-    """The state with the scales of real columns that Newton's method moves at the columns' spread.
-
-    `units` says by how much each node's columns have been divided already.
-    """
-    moved = dict(state)
-    for name in {site for group in groups(program) for site in group.sites}:
-        draw = program.generative.draws[name]
-        slot, spread = draw.slots.get("scale"), program.schema.spread.get(name)
-        if slot is None or spread is None or draw.node.support != "real":
-            continue
-        if not isinstance(program.generative.layers[slot.layer], Table):
-            continue
-        path = f"generative.layers.{slot.layer}.table"
-        value = torch.tensor(spread, dtype=torch.float64) / units.get(name, torch.ones(()))
-        own = value.mean() if state[path].shape[-1] == 1 else value
-        moved[path] = slot.constraint.predictor(own).to(state[path]).expand_as(state[path]).clone()
-    return moved
-
-
 def _regular(
     program: Program, group: Group, state: State, bounds: Mapping[str, tuple[Tensor, Tensor]]
 ) -> Tensor:

@@ -33,5 +33,14 @@ def m_step_obstacle(program: Program, draw: Draw) -> str | None:
             shared.add(key)
     if (obstacle := prior_obstacle(draw)) is not None:
         return obstacle
+    if draw.family.joint and not _side_by_side(program, draw):
+        return f"the parameters of {draw.name} are not all learned on one table: no closed-form M-step"
     reason = draw.family.closed_form(frozenset(partly), frozenset(shared))
     return None if reason is None else f"{reason}: no closed-form M-step"
+
+
+def _side_by_side(program: Program, draw: Draw) -> bool:
+    """Whether every parameter is a table over the same parents."""
+    layers = [program.generative.layers[slot.layer] for slot in draw.slots.values()]
+    tables = [layer.lookup.names for layer in layers if isinstance(layer, Table)]
+    return len(tables) == len(layers) and len(set(tables)) == 1

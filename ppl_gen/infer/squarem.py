@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ppl_gen.infer.coordinates import Coordinates
 
-LONGER = 4.0  # by which the longest step allowed grows when it was reached and taken, and shrinks when refused
+LONGER = (
+    4.0  # by which the longest step allowed grows when it was reached and taken, and shrinks when refused
+)
 
 
 def extrapolate(

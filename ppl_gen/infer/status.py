@@ -13,7 +13,17 @@ from types import FrameType
 class Status(Enum):
     """How a fit ended; the value is the message."""
 
-    CONVERGED = "converged: the log-likelihood rises by less than the tolerance"
+    CONVERGED = (
+        "converged: what is left of the log-likelihood's rise and of the parameters' way is within tolerance"
+    )
+    BOUNDARY = (
+        "converged at the boundary of the parameter space: a probability at 0 or 1, or a variance at its floor, "
+        "which the notes name; standard errors from curvature do not hold for those"
+    )
+    PLATEAU = (
+        "stopped on a plateau: the log-likelihood rises no more, but the parameters still move, so that the data "
+        "hardly tell them apart. Use fewer classes, or a simpler model"
+    )
     MAX_STEPS = "stopped at max_steps before the tolerance was met; raise max_steps, or start from this fit"
     EPOCHS_DONE = "all epochs done; whether the ELBO has levelled off is for its history to say"
     INTERRUPTED = "interrupted; the parameters are those of the last finished step"
@@ -25,6 +35,11 @@ class Status(Enum):
         "the objective became non-finite; the parameters are those of the last finite step. "
         "Lower the learning rate, or scale the columns"
     )
+
+    @property
+    def converged(self) -> bool:
+        """Whether the run ended at a maximum, inside the parameter space or at its boundary."""
+        return self in (Status.CONVERGED, Status.BOUNDARY)
 
     @property
     def usable(self) -> bool:

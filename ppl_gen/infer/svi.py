@@ -162,7 +162,7 @@ def run_svi(
             total = float(torch.stack(bounds).sum()) if bounds else math.nan
             if bounds and not math.isfinite(total):
                 status, last = Status.DIVERGED, good if epoch else state
-                return Run(last, tuple(history), status, lowering=ascent.how)
+                return Run(last, tuple(history), status, lowering=ascent.how, algorithm="SVI")
             if len(bounds) == math.ceil(n / size):
                 history.append(total)
             if interrupt:
@@ -173,7 +173,7 @@ def run_svi(
         final = {path: value.detach().clone() for path, value in ascent.state().items()}
         if not program.continuous:
             final, _ = by_decreasing_weight(program, final, latent_statistics(program, final, table))
-    return Run(final, tuple(history), status, lowering=ascent.step.executed)
+    return Run(final, tuple(history), status, lowering=ascent.step.executed, algorithm="SVI")
 
 
 def _epoch(ascent: Ascent, n: int, size: int, seed: int, interrupt: Interrupt) -> Iterator[Tensor]:

@@ -6,11 +6,11 @@ import torch
 
 from ppl_gen.data.table import Table
 from ppl_gen.infer.enumeration import State
+from ppl_gen.infer.moments import at_moments
 from ppl_gen.infer.obstacles import m_step_obstacle
 from ppl_gen.infer.standard import Standard
 from ppl_gen.infer.starts import Starts
 from ppl_gen.infer.steps import expectation_step, maximisation_step
-from ppl_gen.program.layers import Table as TableLayer
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
 
@@ -26,25 +26,7 @@ def start_tables(program: Program, table: Table, seed: int) -> State:
     state = {path: value.detach().clone() for path, value in program.state_dict().items()}
     observed = [name for name in program.schema.roles.observed if name in program.generative.draws]
     closed = [n for n in observed if m_step_obstacle(program, program.generative.draws[n]) is None]
-    for name in observed:
-        draw = program.generative.draws[name]
-        if draw.node.support != "real":
-            continue
-        centre, spread = (
-            torch.tensor(m[name], dtype=torch.float64) for m in (table.schema.centre, table.schema.spread)
-        )
-        factor = torch.diag_embed(spread)
-        for key, value in (("loc", centre), ("scale", spread), ("cov", factor), ("scale_tril", factor)):
-            slot = draw.slots.get(key)
-            layer = None if slot is None else program.generative.layers[slot.layer]
-            if slot is not None and isinstance(layer, TableLayer) and not layer.ordered:
-                path = f"generative.layers.{slot.layer}.table"
-                one = key in ("loc", "scale") and state[path].shape[-1] == 1
-                working = (value.mean(-1, keepdim=True) if one else value).to(state[path])
-                predictor = slot.constraint.predictor(working)
-                # A transform may keep the values in a range that the column's moment lies outside of.
-                if torch.allclose(slot.constraint.working(predictor), working):
-                    state[path] = predictor.expand_as(state[path]).clone()
+    state = at_moments(program, state)
     if program.continuous or not program.enumerated or not closed:
         return state
     return _one_m_step(program, table, state, closed, seed)

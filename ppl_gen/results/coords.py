@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.data.schema import default_columns
 from ppl_gen.infer.natural import Leaf
 from ppl_gen.program.layers import Constant, LinearLayer, MLPLayer, Table
 from ppl_gen.program.program import Program
@@ -69,7 +70,9 @@ def _columns(program: Program, name: str, size: int) -> list[str]:
     if size == 1:
         return [""]
     names = program.schema.column_names(name)
-    return list(names) if len(names) == size else [str(i) for i in range(size)]
+    if len(names) != size or names == default_columns(name, size):
+        return [str(i) for i in range(size)]
+    return list(names)
 
 
 def _own(program: Program, leaf: Leaf, shape: Sequence[int]) -> list[list[str]]:

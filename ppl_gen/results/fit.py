@@ -21,7 +21,7 @@ from ppl_gen.program.program import Program
 from ppl_gen.results import draws as drawing
 from ppl_gen.results import imputing, queries
 from ppl_gen.results.queries import Array
-from ppl_gen.results.rows import at_least_one, read_rows
+from ppl_gen.results.rows import answered, at_least_one, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ class Fit:
         versions: of the libraries that made it.
         data: the training rows, kept in memory only: a Fit that was loaded has none.
 
-    Queries take rows as `fit` does: arrays by name, one array, a data frame, a CSV file's path. They are held
+    Queries take rows as `fit` does: arrays by name, one array, a data frame, a file's path, `Rows`. They are held
     against the columns and levels of the training data; DataError says what does not fit.
 
     Example:
@@ -179,10 +179,13 @@ class Fit:
             the latent has levels, else codes 0..K−1.
 
         """
-        found = self._probabilities(rows, draws, seed)
-        return queries.unwrapped(
-            {name: queries.labels(self.program, name, own) for name, own in found.items()}
-        )
+        draws = at_least_one(draws, "draws")
+
+        def ask(table: Table, seed: int) -> dict[str, Array]:
+            found = queries.class_probabilities(self.program, table, draws=draws, seed=seed)
+            return {name: queries.labels(self.program, name, own) for name, own in found.items()}
+
+        return queries.unwrapped(answered(self.program, rows, seed, ask))
 
     def predict_proba(self, rows: Any, *, draws: int = DRAWS, seed: int = 0) -> Array | dict[str, Array]:
         """P(z = k | x_d), F7.1's responsibilities: (N, K); by name where there are several discrete latents.
@@ -219,8 +222,11 @@ class Fit:
 
         """
         draws = at_least_one(draws, "draws")
-        table = read_rows(self.program, rows)
-        values, errors = queries.log_densities(self.program, table, draws=draws, seed=seed)
+
+        def ask(table: Table, seed: int) -> tuple[Array, Array]:
+            return queries.log_densities(self.program, table, draws=draws, seed=seed)
+
+        values, errors = answered(self.program, rows, seed, ask)
         return (values, errors) if return_std_error else values
 
     def score(self, rows: Any, *, draws: int = DRAWS, seed: int = 0) -> float:
@@ -239,7 +245,11 @@ class Fit:
 
         """
         draws = at_least_one(draws, "draws")
-        return queries.posterior_means(self.program, read_rows(self.program, rows), draws=draws, seed=seed)
+
+        def ask(table: Table, seed: int) -> Array:
+            return queries.posterior_means(self.program, table, draws=draws, seed=seed)
+
+        return answered(self.program, rows, seed, ask)
 
     def impute(self, rows: Any, *, draws: int | None = None, seed: int = 0) -> dict[str, Array]:
         """The rows with their missing cells filled in from p(missing | seen); FitError with a continuous latent.
@@ -301,5 +311,8 @@ class Fit:
 
     def _probabilities(self, rows: Any, draws: int, seed: int) -> dict[str, Array]:
         draws = at_least_one(draws, "draws")
-        table = read_rows(self.program, rows)
-        return queries.class_probabilities(self.program, table, draws=draws, seed=seed)
+
+        def ask(table: Table, seed: int) -> dict[str, Array]:
+            return queries.class_probabilities(self.program, table, draws=draws, seed=seed)
+
+        return answered(self.program, rows, seed, ask)

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ppl_gen.data.checks import listed
 from ppl_gen.data.reading import Need, read_table
 from ppl_gen.data.sizes import is_scalar
+from ppl_gen.data.sources import LARGEST_TABLE, open_rows
+from ppl_gen.data.sources import Rows as FileRows
+from ppl_gen.data.stream_reading import chunk_tables
 from ppl_gen.data.table import Table
 from ppl_gen.errors import DataError, FitError
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
 
 Rows = dict[str, Tensor]
+Answer = TypeVar("Answer")
 
 CELLS = 4_000_000  # numbers of one intermediate result held at a time
 
@@ -41,11 +47,36 @@ def read_rows(program: Program, rows: Any, need: Need | None = None) -> Table:
 
     """
     if need is None:
-        need = "all" if program.continuous or program.recognition.draws else "any"
+        need = default_need(program)
     table = read_table(rows, program.spec, schema=program.schema, need=need)
     for note in table.warnings:
         warnings.warn(note, UserWarning, stacklevel=3)
     return _with_lacking_leaves(program, table) if need == "any" else table
+
+
+def read_in_parts(program: Program, rows: Any) -> Iterator[Table]:
+    """`read_rows`; where the rows are files to be streamed, a table for each chunk of them."""
+    source = open_rows(rows) if isinstance(rows, str | os.PathLike | FileRows) else None
+    if source is None or not (isinstance(rows, FileRows) or source.bytes > LARGEST_TABLE):
+        yield read_rows(program, rows)
+        return
+    need = default_need(program)
+    for table in chunk_tables(source, program.spec, program.schema, need):
+        yield _with_lacking_leaves(program, table) if need == "any" else table
+
+
+def answered(program: Program, rows: Any, seed: int, ask: Callable[[Table, int], Answer]) -> Answer:
+    """What a query says of all rows, from what it says of each part of them, each with a seed of its own."""
+    parts = [ask(table, seed + i) for i, table in enumerate(read_in_parts(program, rows))]
+    if len(parts) == 1:
+        return parts[0]
+    joined: Answer = pytree.tree_map(lambda *own: np.concatenate(own), parts[0], *parts[1:])
+    return joined
+
+
+def default_need(program: Program) -> Need:
+    """What rows of a query must have: with a continuous latent every observed node, else any one."""
+    return "all" if program.continuous or program.recognition.draws else "any"
 
 
 def _with_lacking_leaves(program: Program, table: Table) -> Table:

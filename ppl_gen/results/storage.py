@@ -22,6 +22,7 @@ from ppl_gen.declare.spec import Spec
 from ppl_gen.errors import FitError, SpecError
 from ppl_gen.infer.run import Mode, Run
 from ppl_gen.infer.status import Status
+from ppl_gen.program.own import check_registered, own_families
 from ppl_gen.program.program import Program
 from ppl_gen.results.atomic import digest, flush, put_in_place, read, recover, resolved, write
 from ppl_gen.results.fit import Fit
@@ -165,6 +166,7 @@ def _record(fit: Fit) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "schema": fit.program.schema.to_dict(),
+        "own_families": own_families(fit.spec),
         "dtype": str(fit.program.dtype).removeprefix("torch."),
         "algorithm": fit.algorithm,
         "seed": fit.seed,
@@ -191,6 +193,7 @@ def _record(fit: Fit) -> dict[str, Any]:
 
 
 def _assemble(home: Path, record: Mapping[str, Any]) -> Fit:
+    check_registered(record.get("own_families", {}))  # files of before them do without
     program = Program(read_spec(home / SPEC), Schema.from_dict(record["schema"]))
     program = program.to(dtype=DTYPES[record["dtype"]])
     try:

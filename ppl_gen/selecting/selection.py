@@ -25,7 +25,7 @@ CRITERIA = {
 }
 SHOWN = {
     "log_likelihood": ("log-lik.", "{:.3f}"),
-    "parameters": ("numbers", "{:.0f}"),
+    "parameters": ("free", "{:.0f}"),
     "aic": ("AIC", "{:.2f}"),
     "bic": ("BIC", "{:.2f}"),
     "icl": ("ICL", "{:.2f}"),
@@ -143,4 +143,4 @@ class Selection:
             return "" if not restarts else f"{value}/{restarts}"
         if isinstance(value, float) and math.isnan(value):
             return ""
-        return form.format(value).replace("-", "−") if name != "status" else str(value)
+        return form.format(value)

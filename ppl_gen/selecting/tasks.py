@@ -15,10 +15,11 @@ from ppl_gen.declare.spec import Spec
 from ppl_gen.errors import DataError, FitError, SpecError
 from ppl_gen.fitting import choose
 from ppl_gen.fitting import fit as fit_model
-from ppl_gen.infer.algorithms import EM, Algorithm
+from ppl_gen.infer.algorithms import EM, Algorithm, StepwiseEM
 from ppl_gen.infer.em import run_em
 from ppl_gen.infer.run import Run
 from ppl_gen.infer.status import Status
+from ppl_gen.infer.stepwise import run_stepwise
 from ppl_gen.infer.svi import run_svi
 from ppl_gen.program.program import Program, compile_spec
 from ppl_gen.results.fit import Fit
@@ -112,6 +113,8 @@ def fit_table(spec: Spec, table: Table, algorithm: Algorithm | None, *, seed: in
         if algorithm.lowering == "auto" and table.n_units <= FEW_ROWS:
             algorithm = replace(algorithm, lowering="eager")  # the same numbers, bit by bit
         run = run_em(program, table, algorithm, seed=seed)
+    elif isinstance(algorithm, StepwiseEM):
+        run = run_stepwise(program, table, algorithm, seed=seed, progress=_no_bar)
     else:
         run = run_svi(program, table, algorithm, seed=seed, progress=_no_bar)
     if not run.status.usable:

@@ -26,7 +26,7 @@ import torch
 from ppl_gen.errors import FitError
 from ppl_gen.infer.status import Interrupt, interruptible
 
-log = logging.getLogger("ppl_gen")
+log = logging.getLogger("ppl_gen.selecting")
 
 STARTUP = 5.0  # seconds until a new process has imported everything and recorded its first graph
 WORTH = 0.8  # share of the time alone that several processes may take, to be taken
@@ -174,7 +174,7 @@ def _script_left_alone() -> Iterator[None]:
     """
     main = sys.modules["__main__"]
     place: dict[str, Any] = vars(main)
-    hidden = {name: place[name] for name in ("__file__", "__spec__") if name in place}
+    hidden: dict[str, Any] = {name: place[name] for name in ("__file__", "__spec__") if name in place}
     place.pop("__file__", None)
     place["__spec__"] = None
     try:

@@ -20,6 +20,7 @@ from ppl_gen.certify import bounds, evidence
 from ppl_gen.certify.certify import certify
 from ppl_gen.data.reading import read_table
 from ppl_gen.declare.nodes import Categorical, Normal
+from ppl_gen.declare.priors import Dirichlet, InverseGamma
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import MLP, By, Free, Linear
 from ppl_gen.infer.algorithms import EM, SVI
@@ -30,6 +31,16 @@ from ppl_gen.program.families.normal import DiagonalNormal
 from ppl_gen.program.program import compile_spec
 
 MIXTURE = Spec(model={"z": Categorical(2), "x": Normal(2, loc=By("z"), scale=By("z"))})
+POSTERIOR = Spec(
+    model={
+        "z": Categorical(2, probs=Free(prior=Dirichlet(concentration=3))),
+        "x": Normal(
+            2,
+            loc=By("z", prior=Normal(loc=[0, 5], scale=2)),
+            scale=By("z", prior=InverseGamma(concentration=3, rate=2)),
+        ),
+    }
+)
 VAE = Spec(
     model={"z": Normal(2, loc=0, scale=1), "x": Normal(3, loc=MLP("z", [6]), scale=Free())},
     guide={"z": Normal(2, loc=MLP("x", [6]), scale=MLP("x", [6]))},
@@ -54,6 +65,7 @@ def fits():
     wide = rng.normal(size=(80, 2)) @ rng.normal(size=(2, 4)) + rng.normal(size=(80, 4))
     return {
         "mixture": fitted(MIXTURE, classes, EM(restarts=2, lowering="eager")),
+        "posterior": fitted(POSTERIOR, classes, EM(restarts=2, lowering="eager")),
         "vae": fitted(VAE, wide[:, :3], SVI(epochs=3, batch_size=40, lowering="eager")),
         "factors": fitted(FACTORS, wide, SVI(epochs=3, batch_size=40, lowering="eager")),
     }
@@ -275,6 +287,27 @@ def affine_gap_with_sigma_for_sigma_squared(monkeypatch, fit):
     return fit
 
 
+def prior_with_a_flipped_sign(monkeypatch, fit):
+    broken(monkeypatch, evidence, "log_prior", lambda original, subject: -original(subject))
+    return fit
+
+
+def prior_of_sigma_for_sigma_squared(monkeypatch, fit):
+    def spoil(original, subject):
+        with monkeypatch.context() as for_now:
+            for prior in subject.program.priors:
+                for_now.setattr(prior, "squared", False)
+            return original(subject)
+
+    broken(monkeypatch, evidence, "log_prior", spoil)
+    return fit
+
+
+def prior_with_two_permuted_parameters(monkeypatch, fit):
+    broken(monkeypatch, evidence, "log_prior", permuted(LOC))
+    return fit
+
+
 SABOTAGES = [
     ("ascent", "mixture", ascent_with_one_step_down),
     ("objective", "mixture", objective_with_a_flipped_sign),
@@ -291,6 +324,10 @@ SABOTAGES = [
     ("gradient", "mixture", gradient_with_sigma_for_sigma_squared_stored),
     ("gradient", "mixture", gradient_with_two_permuted_parameters_stored),
     ("gradient", "mixture", gradient_of_flipped_mixing_weights),
+    ("prior", "posterior", prior_with_a_flipped_sign),
+    ("prior", "posterior", prior_of_sigma_for_sigma_squared),
+    ("prior", "posterior", prior_with_two_permuted_parameters),
+    ("gradient", "posterior", gradient_with_two_permuted_parameters_stored),
     ("objective", "vae", sampled_bound_with_the_sign_of_log_q_flipped),
     ("objective", "vae", sampled_bound_with_sigma_for_sigma_squared),
     ("objective", "vae", sampled_bound_with_two_permuted_parameters),
@@ -304,7 +341,7 @@ SABOTAGES = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["mixture", "vae", "factors"])
+@pytest.mark.parametrize("kind", ["mixture", "posterior", "vae", "factors"])
 def test_an_honest_fit_passes_every_line(fits, kind):
     certificate = certify(*fits[kind])
     assert certificate.ok, str(certificate)

@@ -211,6 +211,8 @@ class Family(ABC):
 
     reparameterised: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False  # whether the statistics depend on the current parameters
+    takes_units: bool = True  # whether `rescale` can bring a real-valued law to other units
+    joint: ClassVar[bool] = False  # whether `maximise` is only for parameters all learned on one table
     # By parameter, the priors under which the M-step stays closed (`families.conjugate`).
     conjugate: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     joined: ClassVar[bool] = False  # whether a row's cells depend on one another given the parents
@@ -267,6 +269,11 @@ class Family(ABC):
         if type(self).maximise is Family.maximise:
             return f"{type(self).__name__.removesuffix('Family')} gives no sufficient statistics"
         return None
+
+    def beginning(self, centre: Tensor, spread: Tensor) -> dict[str, Tensor]:
+        """Working parameters of one class by moments, from the columns' mean and spread (D,); none by default."""
+        del centre, spread
+        return {}
 
     def rescale(
         self,

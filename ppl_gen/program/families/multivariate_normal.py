@@ -232,6 +232,11 @@ class MultivariateNormalFamily(Family):
                 factor, regular = self._factorise(scatter, count, factor, floor, jitter)
         return {"loc": loc, name: factor}, regular
 
+    def beginning(self, centre: Tensor, spread: Tensor) -> dict[str, Tensor]:
+        """The columns' own, uncorrelated."""
+        factor = torch.diag_embed(spread)
+        return {"loc": centre, "cov": factor, "scale_tril": factor}
+
     def _locate(self, n: Tensor, first: Tensor, loc: Tensor, factor: Tensor, name: str, site: Site) -> Tensor:
         if site.nested(name, "loc") and "loc" not in site.priors:
             count = site.gather(n, "loc")

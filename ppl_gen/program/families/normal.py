@@ -154,6 +154,10 @@ class NormalFamily(Family):
             return {"loc": loc, "scale": scale}, torch.ones_like(statistics.sum(), dtype=torch.bool)
         return {"loc": loc, "scale": variance.sqrt()}, regular
 
+    def beginning(self, centre: Tensor, spread: Tensor) -> dict[str, Tensor]:
+        """The columns' own."""
+        return {"loc": centre, "scale": spread}
+
     def _pool(self, joint: Tensor, site: Site, parameter: str) -> Tensor:
         table = site.gather(joint, parameter)
         return table.sum(-1, keepdim=True) if parameter in site.shared else table

@@ -15,14 +15,16 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from ppl_gen.declare.continuous import StudentT
 from ppl_gen.program.families.base import Family, Site, Sizes, at_least_tiny
 from ppl_gen.program.families.cells import CellVector, narrow, pool, widened
 from ppl_gen.program.families.gamma import POSITIVE
 from ppl_gen.program.families.normal import ECM_CYCLES
 from ppl_gen.program.families.shapes import LARGE, shape_of_gap
 
-LEAST_DF, LARGEST_DF = 0.1, 1e6  # beyond, the likelihood is flat or has no bound
+LEAST_DF, LARGEST_DF = StudentT.bounds["df"]
 DF_BEGINNING = 10.0
+FINER_FLOOR = 1e-8  # of a normal's floor of variance: a column's spread may be its outliers'
 
 
 def log_constant(df: Tensor, dimensions: int = 1) -> Tensor:
@@ -126,13 +128,17 @@ class StudentTFamily(Family):
         seen: Tensor | None = None,
         current: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Σw, Σwu, Σwux, Σwux², Σw·log u, with u as it is expected at the current parameters."""
+        """Σw, Σwu, Σwu·y, Σwu·y², Σw·log u, with u as it is expected at the current parameters.
+
+        Y is x from the current location: outliers make the columns' units large beside the scale.
+        """
         assert current is not None
         df, loc, scale = (current[name].unsqueeze(-2) for name in ("df", "loc", "scale"))
-        u, log_u = expected_log_weight(df, ((value - loc) / scale) ** 2)  # (joint axes…, N, D)
+        apart = value - loc  # (joint axes…, N, D)
+        u, log_u = expected_log_weight(df, (apart / scale) ** 2)
         w = weights.unsqueeze(-1) if seen is None else weights.unsqueeze(-1) * seen
         wu = w * u
-        parts = (w.expand_as(wu), wu, wu * value, wu * value**2, w * log_u)
+        parts = (w.expand_as(wu), wu, wu * apart, wu * apart**2, w * log_u)
         return torch.cat([widened(part, sizes.width).sum(-2) for part in parts], -1)
 
     def maximise(
@@ -140,6 +146,8 @@ class StudentTFamily(Family):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """A normal's estimates under the weights u; df by Newton's method in its logarithm."""
         n, u, first, second, logs = statistics.split(site.sizes.width, -1)
+        origin = site.spread(current["loc"], "loc")
+        floor = floor * FINER_FLOOR
         alpha = expansion(n, u, site.spread(current["df"], "df"), site, "scale")
         u, first, second, logs = u / alpha, first / alpha, second / alpha, logs - n * alpha.log()
         loc, variance = current["loc"], current["scale"] ** 2
@@ -148,10 +156,11 @@ class StudentTFamily(Family):
             if "loc" not in site.fixed:
                 precision = 1 / site.spread(variance, "scale")
                 bottom = pool(precision * u, site, "loc")
-                new = pool(precision * first, site, "loc") / at_least_tiny(bottom)
+                top = pool(precision * (first + origin * u), site, "loc")
+                new = top / at_least_tiny(bottom)
                 loc = site.keep("loc", torch.where(bottom > 0, new, loc), loc)
             if "scale" not in site.fixed:
-                middle = site.spread(loc, "loc")
+                middle = site.spread(loc, "loc") - origin
                 squares = pool(second - 2 * middle * first + middle**2 * u, site, "scale")
                 variance, regular = _variance(squares, n, variance, site, floor, jitter)
         df = degrees_of_freedom(n, u, logs, current["df"], site)

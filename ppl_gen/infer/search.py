@@ -1,0 +1,164 @@
+"""The search for the best maximum: many short runs, the best of them run to their end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_gen.data.table import Table
+from ppl_gen.infer.algorithms import EM
+from ppl_gen.infer.coordinates import Coordinates
+from ppl_gen.infer.engine import Engine, sizes
+from ppl_gen.infer.enumeration import State
+from ppl_gen.infer.restarts import Restarts
+from ppl_gen.infer.starts import Starts
+from ppl_gen.infer.status import Interrupt
+from ppl_gen.infer.streaming import bounds_of, engine_for
+from ppl_gen.program.lowering import How
+from ppl_gen.program.program import Program
+
+RESEEDS = 3  # times that one restart begins anew, from other rows, where a component collapsed or emptied
+STRIDE = 7919  # between the seeds of one fit's draws
+SAMPLE = 5_000  # rows that the short runs see of a table with more than twice as many,
+ROWS_A_NUMBER = 10  # or as many as this for each number that the classes' features have
+NARROW_WORK = 2e6  # multiplications of a step below which a smaller batch saves less than its graph costs
+
+
+class Search:
+    """One EM fit under way.
+
+    Args:
+        original: the program's own state, in the data's units.
+        given: a state to begin at instead of `algorithm.restarts` drawn ones, or None.
+        how: how steps are executed.
+
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        table: Table,
+        algorithm: EM,
+        original: State,
+        given: State | None,
+        how: How,
+        seed: int,
+        interrupt: Interrupt,
+    ) -> None:
+        self.program, self.table, self.algorithm, self.how = program, table, algorithm, how
+        self.original, self.seed, self.interrupt = original, seed, interrupt
+        drawn = given is None and bool(program.enumerated)
+        self.count = algorithm.restarts if drawn else 1
+        self.pruned = self.count > algorithm.keep
+        self.short_table = sampled(program, table, seed) if self.pruned else table
+        engine: Engine = engine_for(program, self.short_table, original, self.count, how)
+        if self.short_table is not table:  # constant in the sample need not be constant
+            engine.bounds = bounds_of(engine.standard, table)
+        self.engine, self.on = engine, self.short_table
+        state = engine.standard.enter(given or original)
+        self.coordinates = Coordinates(program, state)
+        self.blank = self.coordinates.flatten({p: v.unsqueeze(0) for p, v in state.items()})
+        self.drawn, self._fresh = drawn and given is None, dict[tuple[int, int], Tensor]()
+        points = self._points(0, self.count) if given is None else self.blank
+        self.restarts = Restarts(self.coordinates, points, algorithm.accelerate, engine.monotone)
+        self.apart = algorithm.tol**0.5
+
+    def run(self) -> None:
+        """Short runs, pruned, then finished."""
+        algorithm, restarts = self.algorithm, self.restarts
+        if self.pruned:
+            short = min(algorithm.short_steps, algorithm.max_steps)
+            self._climb(lambda: bool((restarts.active & (restarts.lanes.used <= short)).any()))
+            restarts.prune(algorithm.keep)
+            if self.short_table is not self.table and not self.interrupt:
+                restarts.narrow(ended_too=False)
+                self._widen()
+            else:
+                self._narrow()
+        self._climb(lambda: True)
+
+    def _widen(self) -> None:
+        """From the sample to all rows."""
+        self.on = self.table
+        self.engine = engine_for(
+            self.program, self.table, self.original, len(self.restarts.members), self.how
+        )
+        self._fresh.clear()
+        self.restarts.anew()
+
+    def _climb(self, going: Callable[[], bool]) -> None:
+        restarts = self.restarts
+        while bool(restarts.active.any()) and not self.interrupt and going():
+            state = self.coordinates.unflatten(restarts.lanes.point)
+            values, statistics = self.engine.e_step(state)
+            new, regular = self.engine.m_step(state, statistics)
+            tolerance = self.algorithm.tol * self.table.total
+            restarts.update(values, self.coordinates.flatten(new), regular, tolerance, self.apart)
+            self._reseed(statistics)
+            restarts.stop(restarts.lanes.used > self.algorithm.max_steps)
+            self._narrow()
+
+    def _narrow(self) -> None:
+        """A smaller batch once half of it has ended, where the work saved is worth another graph."""
+        left = int(self.restarts.active.sum())
+        joint, features = sizes(self.program, self.on)
+        work = 2.0 * self.on.n_units * len(self.restarts.members) * joint * features
+        if left and 2 * left <= len(self.restarts.members) and work > NARROW_WORK:
+            self.restarts.narrow()
+
+    def _reseed(self, statistics: Mapping[str, Any]) -> None:
+        """Draw anew what collapsed, and what is at the end of its short run with an empty class."""
+        if not self.drawn:
+            return
+        restarts, lanes = self.restarts, self.restarts.lanes
+        broken = lanes.collapsed
+        due = lanes.active & (lanes.used == self.algorithm.short_steps)
+        if bool(due.any()):
+            broken = broken | (due & emptied(self.program, statistics, self.on.n_units))
+        if not bool(broken.any()):
+            return
+        times = torch.tensor([restarts.reseeded[member] for member in restarts.members])
+        for generation in range(1, RESEEDS + 1):
+            rows = broken & (times == generation - 1)
+            if bool(rows.any()):
+                restarts.reseed(rows, self._points(generation, len(restarts.members)))
+
+    def _points(self, generation: int, count: int) -> Tensor:
+        """Where restarts begin, (R, P); each generation from draws of its own."""
+        if (generation, count) not in self._fresh:
+            state = self.coordinates.unflatten(self.blank.expand(count, -1))
+            starts = Starts(
+                self.program, self.on, self.algorithm.init, count, self.seed + generation * STRIDE
+            )
+            state, _ = self.engine.first_m_step(state, starts)
+            self._fresh[generation, count] = self.coordinates.flatten(state)
+        return self._fresh[generation, count]
+
+
+def sampled(program: Program, table: Table, seed: int) -> Table:
+    """Some of the rows of a large table, at random; the table itself where it is not large."""
+    joint, features = sizes(program, table)
+    rows = max(SAMPLE, ROWS_A_NUMBER * joint * features)
+    if table.n_units <= 2 * rows:
+        return table
+    random = torch.Generator().manual_seed(seed)
+    picked = torch.randperm(table.n_units, generator=random)[:rows].sort().values.numpy()
+    arrays = {name: array[picked] for name, array in table.arrays.items()}
+    weights = None if table.weights is None else table.weights[picked]
+    return replace(table, arrays=arrays, n_units=rows, weights=weights)
+
+
+def emptied(program: Program, statistics: Mapping[str, Any], rows: int) -> Tensor:
+    """Which restarts have a class that less than one row belongs to, (R,)."""
+    found = torch.zeros((), dtype=torch.bool)
+    for name in program.enumerated:
+        if program.generative.draws[name].sizes.k is None or name not in statistics:
+            continue
+        counts = statistics[name]
+        totals = counts.reshape(len(counts), -1, counts.shape[-1]).sum(1).cpu()  # (R, K)
+        found = found | (totals.amin(1) * rows < totals.sum(1))
+    return found
