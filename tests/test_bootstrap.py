@@ -8,7 +8,7 @@ import torch
 
 from ppl_gen import EM, Bernoulli, By, Categorical, Free, Input, Linear, Normal, Poisson, Spec, bootstrap, fit
 from ppl_gen.errors import FitError
-from ppl_gen.infer.bootstrap import aligned, bayesian_weights, resampled_weights
+from ppl_gen.infer.replicates import aligned, bayesian_weights, resampled_weights
 from ppl_gen.results.fit import Fit
 
 DRAWS = 400
@@ -21,7 +21,7 @@ def apart() -> Fit:
     """Two classes of 400 and 200 rows, ten standard deviations apart."""
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(0, 1, (400, 1)), rng.normal(10, 1, (200, 1))])
-    return fit(Spec(model=dict(z=Categorical(2), x=Normal(1, loc=By("z"), scale=By("z")))), {"x": x})
+    return fit(Spec(model={"z": Categorical(2), "x": Normal(1, loc=By("z"), scale=By("z"))}), {"x": x})
 
 
 @pytest.mark.parametrize("kind", ["weighted", "resampled", "parametric"])
@@ -73,12 +73,12 @@ def test_two_latents_are_matched_each_on_its_own():
     rng = np.random.default_rng(4)
     a, b = rng.integers(0, 3, 300), rng.integers(0, 2, 300)
     x = np.stack([10.0 * a, 20.0 * b], 1) + rng.normal(size=(300, 2))
-    model = dict(
-        a=Categorical(3),
-        b=Categorical(2),
-        x=Normal(1, loc=By("a"), scale=1),
-        y=Normal(1, loc=By("b"), scale=1),
-    )
+    model = {
+        "a": Categorical(3),
+        "b": Categorical(2),
+        "x": Normal(1, loc=By("a"), scale=1),
+        "y": Normal(1, loc=By("b"), scale=1),
+    }
     both = fit(Spec(model=model), {"x": x[:, :1], "y": x[:, 1:]})
     state = dict(both.program.state_dict())
     order = {"a": [2, 0, 1], "b": [1, 0]}
@@ -94,7 +94,7 @@ def test_gating_without_a_closed_form_is_refitted_too():
     rng = np.random.default_rng(5)
     u = rng.normal(size=(400, 1))
     y = (rng.random((400, 1)) < 1 / (1 + np.exp(-u))).astype(float)
-    logistic = fit(Spec(model=dict(u=Input(1), y=Bernoulli(1, logits=Linear("u")))), {"u": u, "y": y})
+    logistic = fit(Spec(model={"u": Input(1), "y": Bernoulli(1, logits=Linear("u"))}), {"u": u, "y": y})
     expected = logistic.standard_errors()["y"]["logits"]
     for kind in ("weighted", "parametric"):
         found = bootstrap(logistic, DRAWS, kind=kind).standard_errors["y"]["logits"]
@@ -133,7 +133,7 @@ def test_the_same_seed_is_the_same_draws(apart):
 
 def test_what_cannot_be_refitted_says_why(apart, tmp_path):
     x = np.random.default_rng(8).normal(size=(20, 3))
-    factors = Spec(model=dict(z=Normal(1, loc=0, scale=1), x=Normal(3, loc=Linear("z"), scale=Free())))
+    factors = Spec(model={"z": Normal(1, loc=0, scale=1), "x": Normal(3, loc=Linear("z"), scale=Free())})
     from ppl_gen import SVI, load
 
     with pytest.raises(FitError, match="continuous latent"):
@@ -150,7 +150,7 @@ def test_what_cannot_be_refitted_says_why(apart, tmp_path):
 
 def test_a_class_of_one_value_collapses_and_is_counted():
     x = np.array([0.0, 0.1, 0.2, 0.05, 0.15, 9.0, 9.1])[:, None]
-    small = fit(Spec(model=dict(z=Categorical(2), x=Normal(1, loc=By("z"), scale=By("z")))), {"x": x})
+    small = fit(Spec(model={"z": Categorical(2), "x": Normal(1, loc=By("z"), scale=By("z"))}), {"x": x})
     with pytest.warns(UserWarning, match="became singular and are left out"):
         found = bootstrap(small, 60, kind="resampled")
     assert found.collapsed + len(found.flat) == 60

@@ -58,7 +58,7 @@ def of_seen_part(density: Cell, x: Array, given: Given) -> Array:
     wide = {
         key: np.broadcast_to(value, (*batch, *value.shape[-1:]))
         for key, value in given.items()
-        if key != "factor"
+        if key not in ("factor", "cov", "scale_tril")
     }
     factor = np.broadcast_to(factor, (*batch, *factor.shape[-2:]))
     x, missing = np.broadcast_to(x, (*batch, x.shape[-1])), np.broadcast_to(missing, (*batch, x.shape[-1]))

@@ -17,12 +17,13 @@ from ppl_gen.infer.run import Mode
 ROUNDING = 1e-10
 LOUIS = 1e-5  # of the terms that cancel: what differences of five values leave
 GRADIENT = 1e-3  # nats per row and unit: EM that stops at 1e-8 nats a row ends well inside
+IMPOSSIBLE = -1e30  # what stands for log 0 where a label says otherwise
 ERRORS = 3  # standard errors by which an estimate may miss
 
 
 def tolerance(values: Array) -> float:
     """What rounding may do to log-densities of this size."""
-    finite = np.abs(values[np.isfinite(values)])
+    finite = np.abs(values[np.isfinite(values) & (values > IMPOSSIBLE / 2)])
     return ROUNDING * (1 + float(finite.max(initial=0.0)))
 
 

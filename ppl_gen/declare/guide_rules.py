@@ -34,6 +34,11 @@ def check_guide(spec: Spec) -> None:
             raise SpecError(
                 f"{name!r} is a node of the model; in the guide it must be a node too", **_at(name)
             )
+        if any(getattr(part, "prior", None) is not None for part, _ in scope.parts_of(entry)):
+            raise SpecError(
+                f"{name!r} has a prior in the guide, whose parameters have none; priors are the model's",
+                **_at(name, "prior"),
+            )
         known: dict[str, Entry] = {**spec.nodes, **above}
         for parent in entry.parents():
             if parent not in known or (parent in spec.guide and parent not in above):

@@ -123,7 +123,7 @@ def interval(estimate: float, error: float, scale: str, level: float) -> tuple[f
 
     Example:
         >>> [round(bound, 3) for bound in interval(0.5, 0.1, "logit", 0.95)]
-        [0.314, 0.686]
+        [0.313, 0.687]
 
     """
     z = float(norm.ppf(0.5 + level / 2))

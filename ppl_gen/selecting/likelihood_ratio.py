@@ -27,7 +27,9 @@ from ppl_gen.selecting.tasks import MISTAKES, Outcome, Shared, fit_table
 from ppl_gen.selecting.workers import Workers
 
 LEVEL = 0.05  # a p-value up to here asks for the larger size
-FEW = 5  # restarts of the larger model on a sample; the smaller one starts where the sample came from
+# On a sample the smaller model starts where the sample came from, the larger one from the best of some short runs.
+RESTARTS, KEPT = 10, 3
+PRECISION = 1e-3  # nats by which an objective may still rise: far less than the statistic differs by from sample to sample
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,12 @@ def replicate(
     seed = int(np.random.SeedSequence((shared.seed, *key)).generate_state(1)[0])
     (sample,) = drawn_tables(fit.program, tables[0], 1, seed)
     algorithm = shared.algorithm if isinstance(shared.algorithm, EM) else EM()
-    few = replace(algorithm, restarts=min(FEW, algorithm.restarts))
+    few = replace(
+        algorithm,
+        restarts=min(RESTARTS, algorithm.restarts),
+        keep=min(KEPT, algorithm.keep),
+        tol=max(PRECISION / sample.n_units, algorithm.tol),
+    )
     begun = replace(few, init=fit.parameters)
     try:
         fits = [

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ppl_gen.declare.files import read_spec, write_spec
 from ppl_gen.declare.nodes import Bernoulli, Categorical, Input, MultivariateNormal, Normal, Poisson
 from ppl_gen.declare.notation import format_entry, parse_entry
+from ppl_gen.declare.priors import Dirichlet, HalfCauchy, InverseWishart
 from ppl_gen.declare.scope import is_categorical
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import MLP, By, Free, Linear, Name, Sum, Value
@@ -20,10 +21,25 @@ PARENTS = NAMES | st.lists(NAMES, min_size=1, max_size=3, unique=True)
 SIZES = st.none() | st.integers(1, 2**31 - 1) | st.lists(st.integers(1, 99), min_size=1, max_size=3)
 TRANSFORMS = st.sampled_from([None, "exp", "softplus"])
 REALS = st.integers(-(10**20), 10**20) | st.floats(allow_nan=False, allow_infinity=False)
-FREE = st.builds(Free, dim=SIZES, transform=TRANSFORMS)
-BY = st.builds(By, PARENTS, dim=SIZES, transform=TRANSFORMS) | st.builds(By, NAMES, ordered=st.just(True))
+SOME, ABOVE_0 = st.floats(-9, 9) | st.integers(-9, 9), st.floats(1e-6, 1e6) | st.integers(1, 99)
+PRIORS = st.none() | st.one_of(
+    st.builds(Normal, loc=SOME | st.lists(SOME, min_size=1, max_size=3), scale=ABOVE_0),
+    st.builds(HalfCauchy, scale=ABOVE_0),
+    st.builds(Dirichlet, concentration=ABOVE_0 | st.lists(ABOVE_0, min_size=2, max_size=3)),
+    st.builds(InverseWishart, df=ABOVE_0, scale=ABOVE_0 | st.just([[2.5, 1], [1, 1]])),
+)
+FREE = st.builds(Free, dim=SIZES, transform=TRANSFORMS, prior=PRIORS)
+BY = st.builds(By, PARENTS, dim=SIZES, transform=TRANSFORMS, prior=PRIORS) | st.builds(
+    By, NAMES, ordered=st.just(True)
+)
 LINEAR = st.builds(
-    Linear, PARENTS, by=PARENTS | st.just([]), bias=st.just(Free()) | REALS, dim=SIZES, transform=TRANSFORMS
+    Linear,
+    PARENTS,
+    by=PARENTS | st.just([]),
+    bias=st.just(Free()) | REALS,
+    dim=SIZES,
+    transform=TRANSFORMS,
+    prior=PRIORS,
 )
 MLPS = st.builds(
     MLP,

@@ -43,14 +43,14 @@ def test_parameters_are_called_by_column_class_and_level():
             "out": rng.normal(3.0 * z, 1),
         }
     )
-    model = dict(
-        dose=Input(1),
-        z=Categorical(2),
-        body=MultivariateNormal(loc=By("z"), cov=Free()),
-        colour=Categorical(probs=By("z")),
-        out=Normal(1, loc=Linear("dose", by="z"), scale=Free()),
-    )
-    columns = dict(body=["height", "weight"], colour="colour", dose="dose", out="out")
+    model = {
+        "dose": Input(1),
+        "z": Categorical(2),
+        "body": MultivariateNormal(loc=By("z"), cov=Free()),
+        "colour": Categorical(probs=By("z")),
+        "out": Normal(1, loc=Linear("dose", by="z"), scale=Free()),
+    }
+    columns = {"body": ["height", "weight"], "colour": "colour", "dose": "dose", "out": "out"}
     table = fit(Spec(model=model, columns=columns), frame, EM(restarts=2)).summary()
     assert list(table.columns) == ["estimate", "standard error", "lower", "upper", "note"]
     assert {
@@ -72,7 +72,7 @@ def test_intervals_are_made_where_the_parameter_is_not_bounded():
     rng = np.random.default_rng(1)
     b, k, x = rng.random((60, 1)) < 0.9, rng.poisson(0.3, (60, 1)), rng.normal(0, 2, (60, 1))
     table = fit(
-        Spec(model=dict(b=Bernoulli(1), k=Poisson(1), x=Normal(1))), {"b": b * 1.0, "k": k, "x": x}
+        Spec(model={"b": Bernoulli(1), "k": Poisson(1), "x": Normal(1)}), {"b": b * 1.0, "k": k, "x": x}
     ).summary()
     p, rate, sd = b.mean(), k.mean(), x.std()
     reach = Z / np.sqrt(60 * p * (1 - p))
@@ -102,7 +102,11 @@ def test_what_has_no_error_of_its_own_says_why():
     g = np.repeat([0, 1], 30)
     c = np.where(g == 1, 1, rng.integers(0, 2, 60))
     x = rng.normal(size=(60, 2))
-    model = dict(g=Categorical(2), c=Categorical(2, probs=By("g")), x=Normal(2, loc=[0, Free()], scale=1))
+    model = {
+        "g": Categorical(2),
+        "c": Categorical(2, probs=By("g")),
+        "x": Normal(2, loc=[0, Free()], scale=1),
+    }
     table = fit(Spec(model=model), {"g": g, "c": c, "x": x}).summary()
     note = table["note"]
     assert note["x.loc[0]"] == note["x.scale[1]"] == "fixed"
@@ -120,9 +124,9 @@ def test_shares_of_classes_behind_covariates_are_derived_with_their_error():
     u[::2] = 1.0
     order = rng.permutation(150)
     x = x[order]
-    plain = fit(Spec(model=dict(z=Categorical(2), x=Normal(1, loc=By("z"), scale=1))), {"x": x}).summary()
+    plain = fit(Spec(model={"z": Categorical(2), "x": Normal(1, loc=By("z"), scale=1)}), {"x": x}).summary()
     gated = Spec(
-        model=dict(u=Input(1), z=Categorical(2, logits=Linear("u")), x=Normal(1, loc=By("z"), scale=1))
+        model={"u": Input(1), "z": Categorical(2, logits=Linear("u")), "x": Normal(1, loc=By("z"), scale=1)}
     )
     found = fit(gated, {"u": u, "x": x}).summary()
     shares = found.filter(like="share", axis=0).sort_values("estimate")
@@ -164,7 +168,7 @@ def test_where_it_is_no_maximum_errors_are_left_out_with_a_warning(mixture):
 
 def test_a_continuous_latent_leaves_estimates_alone_and_says_so():
     x = np.random.default_rng(6).normal(size=(20, 3))
-    factors = Spec(model=dict(z=Normal(1, loc=0, scale=1), x=Normal(3, loc=Linear("z"), scale=Free())))
+    factors = Spec(model={"z": Normal(1, loc=0, scale=1), "x": Normal(3, loc=Linear("z"), scale=Free())})
     sampled = fit(factors, {"x": x}, SVI(epochs=1))
     with pytest.warns(UserWarning, match="continuous latent"):
         table = sampled.summary()

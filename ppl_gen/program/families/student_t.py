@@ -24,7 +24,7 @@ from ppl_gen.program.families.shapes import LARGE, shape_of_gap
 
 LEAST_DF, LARGEST_DF = StudentT.bounds["df"]
 DF_BEGINNING = 10.0
-FINER_FLOOR = 1e-8  # of a normal's floor of variance: a column's spread may be its outliers'
+FINER_FLOOR = 1e-12  # of a normal's floor of variance: a column's spread may be its outliers'
 
 
 def log_constant(df: Tensor, dimensions: int = 1) -> Tensor:
