@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ppl_gen.certify.certify import certify
+from ppl_gen.data.distinct import collapsed
 from ppl_gen.data.reading import read_table
 from ppl_gen.data.stream import StreamedTable
 from ppl_gen.data.table import Table
@@ -97,7 +98,8 @@ def fit(
     log.info("route: %s", reason)
     _enough_rows(program, table)
     if isinstance(algorithm, EM):
-        run = run_em(program, table, algorithm, seed=seed)
+        fewer = collapsed(table)  # equal rows of discrete data, once each
+        run = run_em(program, table if fewer is None else fewer[0], algorithm, seed=seed)
     else:
         with progress_bar() if progress is None else nullcontext(progress) as report:
             if isinstance(algorithm, StepwiseEM):

@@ -19,7 +19,7 @@ from ppl_gen.data.table import Table
 from ppl_gen.declare.spec import Spec
 from ppl_gen.errors import FitError
 from ppl_gen.infer.algorithms import EM
-from ppl_gen.infer.bootstrap import drawn_tables
+from ppl_gen.infer.replicates import drawn_tables
 from ppl_gen.infer.status import Status
 from ppl_gen.results.fit import Fit
 from ppl_gen.selecting.rows import drawn
