@@ -54,12 +54,12 @@ def fit_file(path: Path, classes: int, steps: int, threads: int) -> None:
     with_torch = peak()
     from sides import plain_em
 
-    from ppl_gen import fit, gaussian_mixture
+    from ppl_gen import Rows, fit, gaussian_mixture
 
     imported = peak()
     algorithm = plain_em(max_steps=steps, tol=0, restarts=1)
     begun = time.perf_counter()
-    found = fit(gaussian_mixture(classes), str(path), algorithm)
+    found = fit(gaussian_mixture(classes), Rows(str(path)), algorithm)
     print(time.perf_counter() - begun, found.log_likelihood, with_torch, imported, peak())
 
 

@@ -141,7 +141,7 @@ def test_the_bootstrap_test_finds_the_number_of_clumps_and_then_stops():
         {"z.k": [1, 2, 3, 4]},
         criterion="blrt",
         draws=19,
-        algorithm=EM(restarts=2, lowering="eager"),
+        algorithm=EM(restarts=3, max_steps=100, lowering="eager"),
         workers=1,
     )
     assert found.best.spec.model["z"] == Categorical(2)
@@ -200,7 +200,9 @@ def test_what_no_candidate_can_be_fitted_with_is_an_error_that_says_so(options, 
 def test_densities_and_probabilities_are_not_compared_without_a_word():
     counts = {"x": np.random.default_rng(0).poisson(4.0, (30, 1))}
     with pytest.warns(UserWarning, match="density in some candidates and probabilities in others"):
-        select(poisson_mixture(1), counts, {"x": ["Poisson()", "Normal()"]}, algorithm=QUICK)
+        select(
+            poisson_mixture(1), counts, {"x": ["Poisson(rate=By(z))", "Normal(loc=By(z))"]}, algorithm=QUICK
+        )
 
 
 def test_processes_give_the_same_numbers_and_do_not_run_the_users_script_again(tmp_path, monkeypatch):
@@ -208,7 +210,7 @@ def test_processes_give_the_same_numbers_and_do_not_run_the_users_script_again(t
     script.write_text(f"open({str(mark)!r}, 'w').close()\n")
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    grid = {"z.k": [2, 3, 0]}
+    grid = {"z.k": [1, 2, 0]}
     alone, apart = (select(NORMALS, clumps(), grid, algorithm=QUICK, workers=count) for count in (1, 2))
     pd.testing.assert_frame_equal(alone.table, apart.table, check_exact=True)
     np.testing.assert_array_equal(alone.best.predict_proba(clumps()), apart.best.predict_proba(clumps()))
@@ -237,7 +239,12 @@ def test_doubtful_fits_say_why():
     own = fit(NORMALS, clumps(), QUICK)
     assert doubts(own) == []
     run = replace(
-        own.run, status=Status.MAX_STEPS, modes=(Mode(-1.0, 1), Mode(-2.0, 6)), restarts=9, collapsed=2
+        own.run,
+        status=Status.MAX_STEPS,
+        modes=(Mode(-1.0, 1), Mode(-2.0, 6)),
+        finished=7,
+        restarts=9,
+        collapsed=2,
     )
     lines = (
         Line("gap", False, -3.0, 0.1, "below zero"),
@@ -246,7 +253,7 @@ def test_doubtful_fits_say_why():
     said = doubts(replace(own, run=run, certificate=Certificate(lines)))
     for word in (
         "not converged",
-        "1 of 9 restarts reached",
+        "1 of 7 restarts reached",
         "2 of 9 restarts collapsed",
         "failed: gap",
         "z=1 is empty",
@@ -272,4 +279,4 @@ def test_the_table_for_a_terminal_names_the_best_and_what_follows_it(faithful):
     assert lines[0].split() == ["z.k", "x.cov", "log-lik.", "free", "AIC", "BIC", "ICL", "hits", "status"]
     (starred,) = (line for line in lines if line.startswith("*"))
     assert starred.split()[1:3] == ["3", "Free()"]
-    assert "best by BIC: z.k=3, x.cov=Free(), 2314.30; next z.k=2, x.cov=By(z), 7.89 behind" in lines
+    assert "best by BIC: z.k=3, x.cov=Free(), 2314.30; next z.k=2, x.cov=By(z), 7.90 behind" in lines

@@ -99,7 +99,7 @@ def _ascent(program: Program, run: Run, stepwise: bool, n_units: int) -> Line:
         return lines.net_rise(run.history)
     # A sum of N densities in float32 is good to a few units of its last digit.
     rounding = lines.ROUNDING if program.dtype == torch.float64 else 10 * torch.finfo(program.dtype).eps
-    return lines.ascent(run.history, n_units, rounding)
+    return lines.ascent(run.history, n_units, rounding, priors=any(True for _ in program.priors))
 
 
 def _exact_lines(subject: Subject, seed: int) -> Iterator[tuple[str, Callable[[], Line]]]:

@@ -33,19 +33,20 @@ def farthest(a: Array, b: Array) -> float:
         return float(np.where(a == b, 0.0, np.abs(np.subtract(a, b))).max(initial=0.0))
 
 
-def ascent(history: Sequence[float], n_units: int, rounding: float = ROUNDING) -> Line:
-    """EM: the log-likelihood rose at every iteration (F6), but for rounding."""
+def ascent(
+    history: Sequence[float], n_units: int, rounding: float = ROUNDING, *, priors: bool = False
+) -> Line:
+    """EM: the log-likelihood, plus the log prior, rose at every iteration (F6), but for rounding."""
     steps = np.diff(np.asarray(history, dtype=np.float64))
     fall = float(max(0.0, -steps.min())) if steps.size else 0.0
     limit = rounding * (abs(history[-1] if history else 0.0) + n_units)
     ok = bool(np.isfinite(steps).all() and fall <= limit)
     falls = int((steps < -limit).sum())
+    what = "log-likelihood plus log prior" if priors else "log-likelihood"
     text = (
-        f"the log-likelihood never fell in {steps.size} iterations"
+        f"the {what} never fell in {steps.size} iterations"
         if ok
-        else (
-            f"the log-likelihood fell at {falls} of {steps.size} iterations; value: the largest fall, in nats"
-        )
+        else (f"the {what} fell at {falls} of {steps.size} iterations; value: the largest fall, in nats")
     )
     return Line("ascent", ok, fall, limit, text)
 

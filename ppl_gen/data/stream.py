@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ppl_gen.data.sources import Chunk, Source
 from ppl_gen.data.table import Table
 
-POOL_CHUNKS = 4  # chunks whose rows are mixed where a random order is asked for
+POOL_BYTES = 48 * 2**20  # of rows that are mixed at a time where a random order is asked for
 
 Array = NDArray[Any]
 Item = TypeVar("Item")
@@ -81,8 +81,8 @@ class StreamedTable(Table):
 
         Args:
             size: rows of a block.
-            seed: of a random order: chunks are read in any order their files allow, and the rows of a few
-                chunks mixed. Default: the order of the files.
+            seed: of a random order: chunks are read in any order their files allow, and the rows of many
+                mixed. Default: the order of the files.
 
         """
         random = None if seed is None else np.random.default_rng(seed)
@@ -178,13 +178,15 @@ def _cut(found: Iterable[Block], size: int) -> Iterator[Block]:
 
 
 def _mixed(found: Iterable[Block], random: np.random.Generator) -> Iterator[Block]:
-    """The rows of a few chunks at a time in random order."""
+    """As many rows as the pool holds at a time, in random order."""
     pool: list[Block] = []
+    held_bytes = 0
     for block in found:
         pool.append(block)
-        if len(pool) == POOL_CHUNKS:
+        held_bytes += sum(array.nbytes for array in block.arrays.values())
+        if held_bytes >= POOL_BYTES:
             yield _shuffled(pool, random)
-            pool = []
+            pool, held_bytes = [], 0
     if pool:
         yield _shuffled(pool, random)
 

@@ -16,6 +16,7 @@ from ppl_gen.declare.counts import Bernoulli, Binomial, Categorical, NegativeBin
 from ppl_gen.declare.declared import declared
 from ppl_gen.declare.node import Node, Support
 from ppl_gen.declare.positive import Exponential, Gamma, LogNormal
+from ppl_gen.declare.priors import PRIORS
 from ppl_gen.declare.terms import TERMS, SizeLike
 
 __all__ = [
@@ -73,4 +74,4 @@ RESERVED: frozenset[str] = frozenset(
     {"Beta", "Conv", "Dirichlet", "Lag", "Multinomial", "Net", "Ordinal", "Uniform"}
 )
 # What no entry of a model can be called; families of the user's own are added (`program.own`).
-WORDS: set[str] = {*NODES, *TERMS, *RESERVED}
+WORDS: set[str] = {*NODES, *TERMS, *PRIORS, *RESERVED}

@@ -13,10 +13,9 @@ from ppl_gen.data.table import Table
 from ppl_gen.errors import FitError
 from ppl_gen.infer.algorithms import EM
 from ppl_gen.infer.ending import conclude
-from ppl_gen.infer.engine import sizes
 from ppl_gen.infer.enumeration import State, log_marginal
 from ppl_gen.infer.run import Run
-from ppl_gen.infer.search import Search
+from ppl_gen.infer.search import Search, work_of
 from ppl_gen.infer.starts import given_state
 from ppl_gen.infer.status import interruptible
 from ppl_gen.infer.streaming import start_on_sample
@@ -37,9 +36,8 @@ def run_em(program: Program, table: Table, algorithm: EM, *, seed: int = 0) -> R
         notes.append(note)
     _validate(program, table, original)
     how = "traced" if algorithm.lowering == "auto" else algorithm.lowering
-    joint, features = sizes(program, table)
     count = 1 if given is not None or not program.enumerated else algorithm.restarts
-    work = 2.0 * table.n_units * count * joint * features
+    work = count * work_of(program, table)
     with torch.no_grad(), threads_for(work), interruptible() as interrupt:
         search = Search(program, table, algorithm, original, given, how, seed, interrupt)  # type: ignore[arg-type]
         search.run()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ppl_gen.infer import modes
 from ppl_gen.infer.enumeration import State
+from ppl_gen.infer.lanes import Lanes
 from ppl_gen.infer.ordering import by_decreasing_weight
-from ppl_gen.infer.restarts import Lanes
 from ppl_gen.infer.run import Mode, Run
 from ppl_gen.infer.search import RESEEDS, Search
 from ppl_gen.infer.status import Status
@@ -21,8 +22,8 @@ def conclude(search: Search) -> Run:
     restarts, lanes = search.restarts, search.restarts.all_lanes()
     regular = ~(lanes.collapsed | lanes.pruned)
     candidates = regular if bool(regular.any()) else ~lanes.pruned
-    best = int(torch.where(candidates, lanes.value, -torch.inf).argmax())
-    ended = torch.nonzero(regular).flatten().tolist()
+    best = int(np.where(candidates, lanes.value, -np.inf).argmax())
+    ended = np.flatnonzero(regular).tolist()
     values, points = lanes.value[ended].tolist(), lanes.base[ended]
     groups = modes.group(search.program, search.coordinates, points, values, search.table.total)
     heads = [ended[found[0]] for found in groups] or [best]

@@ -81,7 +81,13 @@ def aligned(program: Program, state: State, table: Table, states: Sequence[State
 
     Reference: Kuhn (1955), https://doi.org/10.1002/nav.3800020109
     """
-    latents = [name for name in program.enumerated if ordering._exchangeable(program.generative, name)]
+    latents = [
+        name
+        for name in program.enumerated
+        if ordering._exchangeable(program.generative, name)
+        and not program.priors.tells_apart(name)
+        and name not in program.schema.partial
+    ]
     if not latents:
         return list(states)
     some = np.unique(np.linspace(0, table.n_units - 1, min(LABELLED_ROWS, table.n_units)).astype(np.int64))

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_gen.infer.coordinates import Coordinates
 from ppl_gen.infer.enumeration import Step
+from ppl_gen.infer.lanes import Flags, Lanes, Numbers, pick
 from ppl_gen.infer.squarem import LONGER, extrapolate
-from ppl_gen.infer.stopping import assess, rounding
+from ppl_gen.infer.stopping import Assessment, assess, rounding
 
 BEGUN, PLAIN, LEAP = 0, 1, 2  # what led to the point at hand: a start, an EM step, an extrapolation
 PROBATION = 10  # plain steps before any restart is called slow
 SLOW = 20  # further plain steps that are worth accelerating
-HALVINGS = 30  # of a step that lowers the log-likelihood, before the restart is left where it is
+HALVINGS = 30  # of a step that lowers the objective, before the restart is left where it is
 LEVEL_STEPS = 200  # steps in a row without a rise that rounding would let us see: a plateau
 
 
@@ -38,52 +39,6 @@ def side_by_side(step: Step, in_dims: tuple[int | None, ...]) -> Callable[..., A
     return run
 
 
-@dataclass(frozen=True)
-class Lanes:
-    """One row a restart. `base` is the last accepted point, of log-likelihood `value`; `point` is tried next."""
-
-    point: Tensor  # (R, P)
-    base: Tensor  # (R, P)
-    fallback: Tensor  # (R, P): the plain step to take where an extrapolation is refused
-    value: Tensor  # (R,), and so are all below
-    phase: Tensor
-    used: Tensor  # EM-map evaluations
-    fast: Tensor  # whether it is accelerated
-    longest: Tensor  # extrapolation allowed
-    length: Tensor  # of the extrapolation under trial
-    rate: Tensor
-    rise: Tensor
-    remaining: Tensor
-    distance: Tensor
-    halved: Tensor
-    level: Tensor  # steps in a row without a rise
-    active: Tensor
-    converged: Tensor
-    collapsed: Tensor
-    pruned: Tensor
-
-    @staticmethod
-    def at(points: Tensor) -> Lanes:
-        """Restarts that begin at these points."""
-        count = len(points)
-        zero, whole = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.long)
-        no = torch.zeros(count, dtype=torch.bool)
-        never = zero - torch.inf
-        return Lanes(
-            points, points, points, never, whole, whole, no, zero + 1, zero + 1, zero, zero + torch.inf,
-            zero + torch.inf, zero + torch.inf, whole, whole, ~no, no, no, no,
-        )  # fmt: skip
-
-    def take(self, rows: Sequence[int]) -> Lanes:
-        """Some of the rows."""
-        return Lanes(*(getattr(self, f.name)[list(rows)] for f in fields(self)))
-
-    def where(self, rows: Tensor, other: Lanes) -> Lanes:
-        """The other's rows where marked."""
-        pairs = [(getattr(other, f.name), getattr(self, f.name)) for f in fields(self)]
-        return Lanes(*(torch.where(_like(rows, old), new, old) for new, old in pairs))
-
-
 class Restarts:
     """The batch of restarts under way, and those taken out of it.
 
@@ -91,115 +46,142 @@ class Restarts:
         coordinates: of the program's states.
         points: where each begins, (R, P).
         accelerate: whether slow restarts are extrapolated.
-        monotone: whether a plain step cannot lower the log-likelihood; else one that does is halved.
+        monotone: whether a plain step cannot lower the objective; else one that does is halved.
 
     """
 
-    def __init__(self, coordinates: Coordinates, points: Tensor, accelerate: bool, monotone: bool) -> None:
+    def __init__(self, coordinates: Coordinates, points: Tensor, *, accelerate: bool, monotone: bool) -> None:
         self.coordinates, self.accelerate, self.monotone = coordinates, accelerate, monotone
         self.lanes = Lanes.at(points)
         self.members = list(range(len(points)))
         self.history: list[list[float]] = [[] for _ in self.members]
         self.reseeded = [0] * len(points)
         self._out: dict[int, Lanes] = {}  # one row each
+        self._at_base: Tensor | None = None  # `base` and `point` in measured coordinates, where known
+        self._at_point: Tensor | None = None
 
     @property
-    def active(self) -> Tensor:
+    def active(self) -> Flags:
         """Which rows of the batch still move."""
         return self.lanes.active
 
     def update(self, values: Tensor, mapped: Tensor, regular: Tensor, tolerance: float, apart: float) -> None:
-        """Take, refuse or halve each point, given its log-likelihood and its EM step, and say what is next."""
-        lanes, values = self.lanes, values.double().cpu()
-        sound = values.isfinite() & regular.cpu() & mapped.isfinite().all(1).cpu()
-        slack = rounding(mapped.dtype) * lanes.value.abs().clamp(min=1).nan_to_num(posinf=0.0)
-        fell, leap = values < lanes.value - slack, lanes.phase == LEAP
+        """Take, refuse or halve each point, given its objective and its EM step, and say what is next."""
+        lanes, found = self.lanes, values.double().cpu().numpy()
+        sound = np.isfinite(found) & (regular & mapped.isfinite().all(1).cpu()).numpy()
+        known = np.isfinite(lanes.value)
+        slack = rounding(mapped.dtype) * np.maximum(np.abs(np.where(known, lanes.value, 0.0)), 1.0)
+        fell, leap = found < lanes.value - slack, lanes.phase == LEAP
         refused = lanes.active & leap & (fell | ~sound)
         halve = lanes.active & ~leap & sound & fell & (not self.monotone)
         lost = lanes.active & ~leap & ~sound
         taken = lanes.active & sound & ~refused & ~halve
-        ended_at = taken | (lost & values.isfinite())
-        for row in torch.nonzero(ended_at).flatten().tolist():
-            self.history[self.members[row]].append(float(values[row]))
-        lanes = replace(lanes, used=lanes.used + lanes.active)
-        forward = self._forward(lanes, values, mapped, tolerance, apart)
-        back = replace(
-            lanes,
-            point=lanes.fallback,
-            phase=torch.full_like(lanes.phase, PLAIN),
-            longest=(lanes.longest / LONGER).clamp(min=1),
-        )
-        half = replace(lanes, point=(lanes.point + lanes.base) / 2, halved=lanes.halved + 1)
-        half = replace(half, active=half.active & (half.halved <= HALVINGS))
-        gone = replace(lanes, active=lanes.active & ~lost, collapsed=lanes.collapsed | lost)
-        at = lost & values.isfinite()
-        gone = gone.where(at, replace(gone, base=lanes.point, value=values))
-        lanes = lanes.where(taken, forward)
-        for rows, other in ((refused, back), (halve, half), (lost, gone)):
-            lanes = lanes.where(rows, other) if bool(rows.any()) else lanes
-        self.lanes = lanes
+        for row in np.flatnonzero(taken | (lost & np.isfinite(found))):
+            self.history[self.members[row]].append(float(found[row]))
+        lanes.used = lanes.used + lanes.active
+        if taken.any():
+            self._forward(taken, found, mapped, tolerance, apart)
+        if refused.any():
+            self._back(refused)
+        if halve.any():
+            self._halve(halve)
+        if lost.any():
+            at = lost & np.isfinite(found)
+            lanes.base, lanes.value = pick(at, lanes.point, lanes.base), np.where(at, found, lanes.value)
+            lanes.active, lanes.collapsed = lanes.active & ~lost, lanes.collapsed | lost
 
-    def _forward(self, lanes: Lanes, values: Tensor, mapped: Tensor, tolerance: float, apart: float) -> Lanes:
-        """The rows as they go on from an accepted point."""
-        measured = self.coordinates.measured
-        here = measured(lanes.point)
-        seen = assess(
-            values - lanes.value, here - measured(lanes.base), measured(mapped) - here, lanes.rate, values
-        )
-        plain = (lanes.phase == PLAIN) & (lanes.value > -torch.inf)
+    def _forward(self, taken: Flags, found: Numbers, mapped: Tensor, tolerance: float, apart: float) -> None:
+        """Go on from accepted points, by a plain step or an extrapolation."""
+        lanes, measured = self.lanes, self.coordinates.measured
+        before = measured(lanes.base) if self._at_base is None else self._at_base
+        here = measured(lanes.point) if self._at_point is None else self._at_point
+        there = measured(mapped)
+        plain = taken & (lanes.phase == PLAIN)
+        with np.errstate(invalid="ignore"):
+            rise = found - lanes.value
+        seen = assess(rise, here - before, there - here, lanes.rate, found)
         arrived = plain & seen.arrived(tolerance, apart)
-        level = torch.where(plain & (seen.rise <= 0), lanes.level + 1, 0)
-        slow = plain & (lanes.used >= PROBATION) & (seen.steps_left(tolerance) > SLOW) & self.accelerate
-        fast = lanes.fast | slow
-        grown = torch.where(
-            (lanes.phase == LEAP) & (lanes.length >= lanes.longest), lanes.longest * LONGER, lanes.longest
-        )
-        point, length, phase = mapped, torch.ones_like(grown), torch.full_like(lanes.phase, PLAIN)
-        if bool((fast & plain).any()):
-            proposal, length = extrapolate(
-                self.coordinates, lanes.base, lanes.point, mapped, grown.to(mapped.dtype)
-            )
-            length = length.double().cpu()
-            leaps = fast & plain & (length > 1)
-            point = torch.where(leaps[:, None].to(mapped.device), proposal, mapped)
-            phase = torch.where(leaps, LEAP, phase)
-            grown = torch.where(fast & plain & ~leaps & (length >= grown), grown * LONGER, grown)
-        known = {
-            name: torch.where(plain, getattr(seen, name), getattr(lanes, name))
-            for name in ("rate", "rise", "remaining", "distance")
-        }
-        return replace(
-            lanes, point=point, base=lanes.point, fallback=mapped, value=values, phase=phase, fast=fast,
-            longest=grown, length=length, halved=lanes.halved * 0,
-            level=level, active=lanes.active & ~arrived & (level < LEVEL_STEPS), converged=arrived, **known,
-        )  # fmt: skip
+        self._note(plain, seen)
+        lanes.level = np.where(taken, np.where(plain & (seen.rise <= 0), lanes.level + 1, 0), lanes.level)
+        if self.accelerate:
+            slow = plain & (lanes.used >= PROBATION)
+            lanes.fast = lanes.fast | (slow & (seen.steps_left(tolerance) > SLOW))
+        reached = taken & (lanes.phase == LEAP) & (lanes.length >= lanes.longest)
+        lanes.longest = np.where(reached, lanes.longest * LONGER, lanes.longest)
+        point, leaps = mapped, np.zeros_like(taken)
+        fast = lanes.fast & plain & ~arrived
+        if fast.any():
+            point, leaps = self._leap(fast, mapped, (before, here, there))
+        lanes.phase = np.where(taken, np.where(leaps, LEAP, PLAIN), lanes.phase)
+        lanes.value, lanes.halved = np.where(taken, found, lanes.value), np.where(taken, 0, lanes.halved)
+        lanes.base, lanes.point = pick(taken, lanes.point, lanes.base), pick(taken, point, lanes.point)
+        lanes.fallback = pick(taken, mapped, lanes.fallback)
+        stuck = taken & (lanes.level >= LEVEL_STEPS)
+        lanes.active, lanes.converged = lanes.active & ~arrived & ~stuck, lanes.converged | arrived
+        self._at_base = pick(taken, here, before)
+        self._at_point = None if leaps.any() else pick(taken, there, here)
 
-    def reseed(self, rows: Tensor, points: Tensor) -> None:
+    def _leap(
+        self, fast: Flags, mapped: Tensor, measured: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Flags]:
+        """Points to try, extrapolated in the rows marked, and where they are more than plain steps."""
+        lanes, rows = self.lanes, torch.from_numpy(np.flatnonzero(fast)).to(mapped.device)
+        longest = torch.as_tensor(lanes.longest[fast], dtype=mapped.dtype, device=mapped.device)
+        points = (lanes.base[rows], lanes.point[rows], mapped[rows])
+        start, middle, end = (leaf[rows] for leaf in measured)
+        proposal, length = extrapolate(self.coordinates, points, (start, middle, end), longest)
+        lanes.length = lanes.length.copy()
+        lanes.length[fast] = length.double().cpu().numpy()
+        leaps = fast & (lanes.length > 1)
+        short = fast & ~leaps & (lanes.length >= lanes.longest)
+        lanes.longest = np.where(short, lanes.longest * LONGER, lanes.longest)
+        return mapped.index_copy(0, rows, proposal), leaps
+
+    def _note(self, plain: Flags, seen: Assessment) -> None:
+        for name in ("rate", "rise", "remaining", "distance"):
+            setattr(self.lanes, name, np.where(plain, getattr(seen, name), getattr(self.lanes, name)))
+
+    def _back(self, refused: Flags) -> None:
+        lanes = self.lanes
+        lanes.point = pick(refused, lanes.fallback, lanes.point)
+        lanes.phase = np.where(refused, PLAIN, lanes.phase)
+        lanes.longest = np.where(refused, np.maximum(lanes.longest / LONGER, 1.0), lanes.longest)
+        self._at_point = None
+
+    def _halve(self, halve: Flags) -> None:
+        lanes = self.lanes
+        lanes.point = pick(halve, (lanes.point + lanes.base) / 2, lanes.point)
+        lanes.halved = lanes.halved + halve
+        lanes.active = lanes.active & (lanes.halved <= HALVINGS)
+        self._at_point = None
+
+    def reseed(self, rows: Flags, points: Tensor) -> None:
         """Let some rows of the batch begin anew, at their rows of `points`."""
-        self.lanes = self.lanes.where(rows, Lanes.at(points))
-        for row in torch.nonzero(rows).flatten().tolist():
+        self.lanes.put(rows, Lanes.at(points))
+        self._at_base = self._at_point = None
+        for row in np.flatnonzero(rows):
             self.history[self.members[row]].clear()
             self.reseeded[self.members[row]] += 1
 
     def prune(self, keep: int) -> None:
-        """Drop all rows but those of the highest log-likelihoods."""
+        """Drop all rows but those of the highest objectives."""
         lanes = self.lanes
-        order = torch.where(lanes.collapsed, -torch.inf, lanes.value).argsort(descending=True, stable=True)
-        rest = torch.zeros_like(lanes.active)
+        order = np.argsort(-np.where(lanes.collapsed, -np.inf, lanes.value), kind="stable")
+        rest = np.zeros_like(lanes.active)
         rest[order[keep:]] = True
-        self.lanes = replace(
-            lanes, active=lanes.active & ~rest, converged=lanes.converged & ~rest, pruned=lanes.pruned | rest
-        )
+        lanes.active, lanes.converged = lanes.active & ~rest, lanes.converged & ~rest
+        lanes.pruned = lanes.pruned | rest
 
-    def stop(self, rows: Tensor) -> None:
+    def stop(self, rows: Flags) -> None:
         """Move these rows no more."""
-        self.lanes = replace(self.lanes, active=self.lanes.active & ~rows)
+        self.lanes.active = self.lanes.active & ~rows
 
     def anew(self) -> None:
         """All rows begin again from where they are, on other data."""
         for member in self.members:
             self.history[member].clear()
         self.lanes = Lanes.at(self.lanes.base)
+        self._at_base = self._at_point = None
 
     def narrow(self, *, ended_too: bool = True) -> None:
         """Take what no longer moves out of the batch.
@@ -207,16 +189,12 @@ class Restarts:
         With `ended_too=False` all that converged stays, to be looked at again on other data.
         """
         staying = self.active if ended_too else self.active | self.lanes.converged
-        left = torch.nonzero(staying).flatten().tolist()
+        left = np.flatnonzero(staying).tolist()
         self._out |= {member: self.lanes.take([row]) for row, member in enumerate(self.members)}
         self.lanes, self.members = self.lanes.take(left), [self.members[row] for row in left]
+        self._at_base = self._at_point = None
 
     def all_lanes(self) -> Lanes:
         """One row for each restart, in order."""
         now = self._out | {member: self.lanes.take([row]) for row, member in enumerate(self.members)}
-        rows = [now[member] for member in sorted(now)]
-        return Lanes(*(torch.cat([getattr(row, f.name) for row in rows]) for f in fields(Lanes)))
-
-
-def _like(rows: Tensor, leaf: Tensor) -> Tensor:
-    return rows.reshape(-1, *(1,) * (leaf.ndim - 1)).to(leaf.device)
+        return Lanes.joined([now[member] for member in sorted(now)])

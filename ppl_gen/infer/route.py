@@ -21,7 +21,8 @@ def route(program: Program) -> tuple[Algorithm, str]:
     if reason is not None:
         return SVI(), f"SVI: {reason}"
     if not program.enumerated:
-        found = "EM: the model has no latent, so EM is maximum likelihood"
+        maximum = "the posterior's maximum" if any(True for _ in program.priors) else "maximum likelihood"
+        found = f"EM: the model has no latent, so EM is {maximum}"
     else:
         found = "EM: every latent is discrete"
     by_newton = newton_reason(program)

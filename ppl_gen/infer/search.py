@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_gen.data.table import Table
@@ -59,12 +61,15 @@ class Search:
         if self.short_table is not table:  # constant in the sample need not be constant
             engine.bounds = bounds_of(engine.standard, table)
         self.engine, self.on = engine, self.short_table
+        self.work = work_of(program, self.on)  # of one restart's step
         state = engine.standard.enter(given or original)
         self.coordinates = Coordinates(program, state)
         self.blank = self.coordinates.flatten({p: v.unsqueeze(0) for p, v in state.items()})
         self.drawn, self._fresh = drawn and given is None, dict[tuple[int, int], Tensor]()
         points = self._points(0, self.count) if given is None else self.blank
-        self.restarts = Restarts(self.coordinates, points, algorithm.accelerate, engine.monotone)
+        self.restarts = Restarts(
+            self.coordinates, points, accelerate=algorithm.accelerate, monotone=engine.monotone
+        )
         self.apart = algorithm.tol**0.5
 
     def run(self) -> None:
@@ -83,7 +88,7 @@ class Search:
 
     def _widen(self) -> None:
         """From the sample to all rows."""
-        self.on = self.table
+        self.on, self.work = self.table, work_of(self.program, self.table)
         self.engine = engine_for(
             self.program, self.table, self.original, len(self.restarts.members), self.how
         )
@@ -92,7 +97,7 @@ class Search:
 
     def _climb(self, going: Callable[[], bool]) -> None:
         restarts = self.restarts
-        while bool(restarts.active.any()) and not self.interrupt and going():
+        while restarts.active.any() and not self.interrupt and going():
             state = self.coordinates.unflatten(restarts.lanes.point)
             values, statistics = self.engine.e_step(state)
             new, regular = self.engine.m_step(state, statistics)
@@ -105,8 +110,7 @@ class Search:
     def _narrow(self) -> None:
         """A smaller batch once half of it has ended, where the work saved is worth another graph."""
         left = int(self.restarts.active.sum())
-        joint, features = sizes(self.program, self.on)
-        work = 2.0 * self.on.n_units * len(self.restarts.members) * joint * features
+        work = self.work * len(self.restarts.members)
         if left and 2 * left <= len(self.restarts.members) and work > NARROW_WORK:
             self.restarts.narrow()
 
@@ -117,14 +121,14 @@ class Search:
         restarts, lanes = self.restarts, self.restarts.lanes
         broken = lanes.collapsed
         due = lanes.active & (lanes.used == self.algorithm.short_steps)
-        if bool(due.any()):
-            broken = broken | (due & emptied(self.program, statistics, self.on.n_units))
-        if not bool(broken.any()):
+        if due.any():
+            broken = broken | (due & emptied(self.program, statistics, self.on))
+        if not broken.any():
             return
-        times = torch.tensor([restarts.reseeded[member] for member in restarts.members])
+        times = np.array([restarts.reseeded[member] for member in restarts.members])
         for generation in range(1, RESEEDS + 1):
             rows = broken & (times == generation - 1)
-            if bool(rows.any()):
+            if rows.any():
                 restarts.reseed(rows, self._points(generation, len(restarts.members)))
 
     def _points(self, generation: int, count: int) -> Tensor:
@@ -137,6 +141,12 @@ class Search:
             state, _ = self.engine.first_m_step(state, starts)
             self._fresh[generation, count] = self.coordinates.flatten(state)
         return self._fresh[generation, count]
+
+
+def work_of(program: Program, table: Table) -> float:
+    """Multiplications of one step of one restart."""
+    joint, features = sizes(program, table)
+    return 2.0 * table.n_units * joint * features
 
 
 def sampled(program: Program, table: Table, seed: int) -> Table:
@@ -152,13 +162,13 @@ def sampled(program: Program, table: Table, seed: int) -> Table:
     return replace(table, arrays=arrays, n_units=rows, weights=weights)
 
 
-def emptied(program: Program, statistics: Mapping[str, Any], rows: int) -> Tensor:
+def emptied(program: Program, statistics: Mapping[str, Any], table: Table) -> NDArray[np.bool_]:
     """Which restarts have a class that less than one row belongs to, (R,)."""
-    found = torch.zeros((), dtype=torch.bool)
+    found, rows = np.zeros(1, dtype=bool), max(table.total, table.n_units)  # weights may be shares
     for name in program.enumerated:
         if program.generative.draws[name].sizes.k is None or name not in statistics:
             continue
         counts = statistics[name]
         totals = counts.reshape(len(counts), -1, counts.shape[-1]).sum(1).cpu()  # (R, K)
-        found = found | (totals.amin(1) * rows < totals.sum(1))
+        found = found | (totals.amin(1) * rows < totals.sum(1)).numpy()
     return found

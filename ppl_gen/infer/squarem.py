@@ -18,16 +18,20 @@ LONGER = (
 
 
 def extrapolate(
-    coordinates: Coordinates, base: Tensor, first: Tensor, second: Tensor, longest: Tensor
+    coordinates: Coordinates,
+    points: tuple[Tensor, Tensor, Tensor],
+    measured: tuple[Tensor, Tensor, Tensor],
+    longest: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The proposal of every restart, (R, P), and its step length |α| from 1 to `longest`, (R,).
 
-    The step length is found in measured coordinates, where a probability on its way to 0 is as good as there;
-    the step itself is taken in the predictor's, which has no edge to fall over.
+    `points` are θ₀, θ₁ and θ₂, `measured` the same in measured coordinates. The step length is found in those, where
+    a probability on its way to 0 is as good as there; the step itself is taken in the predictor's, which have no
+    edge to fall over.
 
     Reference: Varadhan & Roland (2008), https://doi.org/10.1111/j.1467-9469.2007.00585.x
     """
-    start, middle, end = (coordinates.measured(flat) for flat in (base, first, second))
+    (base, first, second), (start, middle, end) = points, measured
     r, v = middle - start, end - 2 * middle + start
     length = r.norm(dim=1) / v.norm(dim=1).clamp(min=torch.finfo(r.dtype).tiny)
     length = torch.minimum(length.nan_to_num(nan=1.0).clamp(min=1.0), longest)

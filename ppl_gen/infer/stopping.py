@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+Numbers = NDArray[Any]
+
+TINY = 1e-300
 FASTEST_SLOW = 1 - 1e-6  # rates are taken as this at most: beyond, rounding decides
 FORGET = 4.0  # by which 1 − ρ may grow from one step to the next
 ROUNDING = 8.0  # units in the last place by which a sum of log-densities may fall
@@ -23,43 +29,42 @@ class Assessment:
     """What one plain EM step says about each restart; all (R,).
 
     Args:
-        rise: of the log-likelihood, in nats.
+        rise: of the objective, in nats.
         remaining: Aitken's estimate of what is left of it, in nats.
         distance: the same for the parameters, in measured coordinates.
         rate: by which steps shrink.
 
     """
 
-    rise: Tensor
-    remaining: Tensor
-    distance: Tensor
-    rate: Tensor
+    rise: Numbers
+    remaining: Numbers
+    distance: Numbers
+    rate: Numbers
 
-    def arrived(self, tolerance: float, apart: float) -> Tensor:
+    def arrived(self, tolerance: float, apart: float) -> NDArray[np.bool_]:
         """Where the rise, what is left of it, and the parameters' way left are all within the tolerances."""
         return (self.rise <= tolerance) & (self.remaining <= tolerance) & (self.distance <= apart)
 
-    def steps_left(self, tolerance: float) -> Tensor:
-        """Plain steps until what is left of the log-likelihood is within the tolerance."""
-        ratio = (self.remaining / max(tolerance, 1e-300)).clamp(min=1e-300).log()
-        return (ratio / (-2 * self.rate.clamp(min=1e-300).log())).clamp(min=0)
+    def steps_left(self, tolerance: float) -> Numbers:
+        """Plain steps until what is left of the objective is within the tolerance."""
+        ratio = np.log(np.maximum(self.remaining / max(tolerance, TINY), TINY))
+        return np.maximum(ratio / (-2 * np.log(np.maximum(self.rate, TINY))), 0.0)
 
 
-def assess(rise: Tensor, first: Tensor, second: Tensor, earlier_rate: Tensor, value: Tensor) -> Assessment:
+def assess(rise: Numbers, first: Tensor, second: Tensor, earlier_rate: Numbers, value: Numbers) -> Assessment:
     """What the changes (R, P) of two steps in a row say, the first of which brought `rise`.
 
     `earlier_rate` is the one believed before. A long step may hide the slow direction for a while, so that one is
     forgotten by degrees only. A rise within rounding of `value` counts as none.
     """
-    before, after = first.norm(dim=1).double().cpu(), second.norm(dim=1).double().cpu()
-    still = after <= rounding(first.dtype) * math.sqrt(max(first.shape[1], 1))
-    rate = torch.where(before > 0, after / before.clamp(min=1e-300), 0.0)
-    believed = torch.maximum(rate, 1 - FORGET * (1 - earlier_rate)).clamp(max=FASTEST_SLOW)
-    most = second.abs().amax(1).double().cpu() if second.shape[1] else torch.zeros_like(after)
-    distance = torch.where(still, most, most / (1 - believed))
-    rise = torch.where(rise <= rounding(first.dtype) * value.abs().clamp(min=1), 0.0, rise)
-    remaining = rise * believed**2 / (1 - believed**2)
-    return Assessment(rise, remaining, distance, believed)
+    exact = rounding(first.dtype)
+    before, after = (change.norm(dim=1).double().cpu().numpy() for change in (first, second))
+    rate = np.where(before > 0, after / np.maximum(before, TINY), 0.0)
+    believed = np.clip(np.maximum(rate, 1 - FORGET * (1 - earlier_rate)), 0.0, FASTEST_SLOW)
+    still = after <= exact * math.sqrt(max(first.shape[1], 1))
+    distance = np.where(still, after, after / (1 - believed))
+    rise = np.where(rise <= exact * np.maximum(np.abs(value), 1.0), 0.0, rise)
+    return Assessment(rise, rise * believed**2 / (1 - believed**2), distance, believed)
 
 
 def rounding(dtype: torch.dtype) -> float:

@@ -18,8 +18,9 @@ from torch.utils import _pytree as pytree
 from ppl_gen.data.checks import listed
 from ppl_gen.data.reading import Need, read_table
 from ppl_gen.data.sizes import is_scalar
-from ppl_gen.data.sources import LARGEST_TABLE, open_rows
+from ppl_gen.data.sources import LARGEST_TABLE
 from ppl_gen.data.sources import Rows as FileRows
+from ppl_gen.data.stream_files import open_rows
 from ppl_gen.data.stream_reading import chunk_tables
 from ppl_gen.data.table import Table
 from ppl_gen.errors import DataError, FitError

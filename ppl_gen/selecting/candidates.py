@@ -53,9 +53,9 @@ def candidates(
         >>> for one in candidates(gaussian_mixture(1), {"z.k": [1, 2], "x.cov": ["Free()", 0]}):
         ...     print(one, "|", "sound" if one.problem is None else one.problem)
         z.k=1, x.cov=Free() | sound
-        z.k=1, x.cov=0 | cov of MultivariateNormal must be positive definite, got 0
+        z.k=1, x.cov=0 | MultivariateNormal's cov must be positive, got 0
         z.k=2, x.cov=Free() | sound
-        z.k=2, x.cov=0 | cov of MultivariateNormal must be positive definite, got 0
+        z.k=2, x.cov=0 | MultivariateNormal's cov must be positive, got 0
 
     """
     declared, values = _declarations(spec), _values(grid)

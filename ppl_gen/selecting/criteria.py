@@ -15,7 +15,7 @@ from ppl_gen.results.fit import DRAWS, Fit
 from ppl_gen.results.queries import class_probabilities, discrete_latents, exact_program
 from ppl_gen.results.rows import in_blocks, seeded
 
-FEW = 0.1  # share of the restarts that must have reached the best mode, and never fewer than two of several
+FEW = 0.1  # share of the finished restarts that must reach the best mode; of several, two at the least
 
 
 def posterior_entropy(fit: Fit, table: Table) -> float:
@@ -63,7 +63,7 @@ def icl(fit: Fit, table: Table) -> float:
 def summary(fit: Fit) -> dict[str, Any]:
     """A fit's entries of the table: likelihood, criteria, status, hits; no numbers where it is no answer."""
     best = fit.modes[0].hits if fit.modes else 0
-    ended = {"status": fit.status.name.lower().replace("_", " "), "hits": best, "restarts": fit.run.restarts}
+    ended = {"status": fit.status.name.lower().replace("_", " "), "hits": best, "restarts": fit.run.finished}
     if not fit.status.usable or fit.data is None:
         return ended
     numbers = {
@@ -81,18 +81,20 @@ def doubts(fit: Fit) -> list[str]:
     if not fit.status.usable:
         return [fit.status.value]
     found = []
-    if fit.status in (Status.MAX_STEPS, Status.INTERRUPTED):
+    if not fit.converged and fit.status is not Status.EPOCHS_DONE:
         found.append(f"not converged: {fit.status.value}")
-    if fit.modes and fit.run.restarts > 1:
-        hits, restarts = fit.modes[0].hits, fit.run.restarts
-        if hits < max(2, FEW * restarts):
+    if fit.modes and fit.run.finished > 1:
+        hits, finished = fit.modes[0].hits, fit.run.finished
+        if hits < max(2, FEW * finished):
             found.append(
-                f"{hits} of {restarts} restarts reached the best mode, so there may be a better one: "
+                f"{hits} of {finished} restarts reached the best mode, so there may be a better one: "
                 "ask for more restarts"
             )
     if fit.run.collapsed:
         found.append(f"{fit.run.collapsed} of {fit.run.restarts} restarts collapsed")
     if fit.certificate.failed:
         found.append(f"the certificate failed: {', '.join(fit.certificate.failed)}")
-    edges = [line for line in fit.certificate.lines if line.name == "boundaries" and line.value > 0]
-    return found + [f"boundary: {line.text}" for line in edges]
+    edges = [line.text for line in fit.certificate.lines if line.name == "boundaries" and line.value > 0]
+    if fit.status is Status.BOUNDARY and not edges:
+        edges = [fit.status.value]
+    return found + [f"boundary: {text}" for text in edges]

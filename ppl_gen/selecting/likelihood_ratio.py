@@ -29,7 +29,10 @@ from ppl_gen.selecting.workers import Workers
 LEVEL = 0.05  # a p-value up to here asks for the larger size
 # On a sample the smaller model starts where the sample came from, the larger one from the best of some short runs.
 RESTARTS, KEPT = 10, 3
-PRECISION = 1e-3  # nats by which an objective may still rise: far less than the statistic differs by from sample to sample
+STEPS = 500  # parameters may go on moving for long where a class too many has nothing to hold on to
+PRECISION = (
+    1e-3  # nats by which a fit of a sample may still rise, the statistic's own scatter being of order 1
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def replicate(
         restarts=min(RESTARTS, algorithm.restarts),
         keep=min(KEPT, algorithm.keep),
         tol=max(PRECISION / sample.n_units, algorithm.tol),
+        max_steps=min(STEPS, algorithm.max_steps),
     )
     begun = replace(few, init=fit.parameters)
     try:

@@ -46,8 +46,8 @@ class Selection:
         table: a row for each candidate, in the grid's order. Its columns: the settings; log_likelihood,
             parameters (free numbers), aic, bic, icl; cv and cv_se (mean log-density per unit held out, its
             standard error) or blrt and blrt_p (2·log-likelihood ratio to the size before, its p-value) where
-            asked for; status, hits (restarts that reached the best mode), restarts, warnings. Numbers of a
-            candidate that has no answer are NaN, and `warnings` says why.
+            asked for; status, hits (restarts that reached the best mode), restarts (run to their end),
+            warnings. Numbers of a candidate that has no answer are NaN, and `warnings` says why.
         fits: of each row; None where there is none.
         criterion: what was chosen by.
         settings: the columns that tell the candidates apart.
@@ -83,12 +83,18 @@ class Selection:
         Args:
             path: a file to write, its kind being that of its suffix; None: none.
 
+        Raises:
+            FitError: the file cannot be written.
+
         """
         column, label = CRITERIA[self.criterion]
         level = LEVEL if self.criterion == "blrt" else None
         figure = plot_criterion(self.table, self.settings, column, label, self.chosen, level)
         if path is not None:
-            figure.savefig(path)
+            try:
+                figure.savefig(path)
+            except (ValueError, OSError) as error:  # a suffix that Matplotlib does not know, a full disk
+                raise FitError(f"{path}: cannot be written: {error}") from error
         return figure
 
     def name(self, row: int) -> str:

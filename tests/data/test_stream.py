@@ -12,8 +12,9 @@ import pytest
 from ppl_gen import By, Categorical, Normal, Poisson, Rows, Spec
 from ppl_gen.data.reading import read_table
 from ppl_gen.data.schema import Schema
-from ppl_gen.data.sources import LARGEST_TABLE, open_rows
+from ppl_gen.data.sources import LARGEST_TABLE
 from ppl_gen.data.stream import StreamedTable, ahead, blocks_of
+from ppl_gen.data.stream_files import open_rows
 from ppl_gen.data.stream_reading import chunk_tables
 from ppl_gen.errors import DataError
 

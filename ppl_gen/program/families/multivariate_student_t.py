@@ -21,10 +21,14 @@ from ppl_gen.program.families.multivariate_normal import (
 from ppl_gen.program.families.normal import ECM_CYCLES
 from ppl_gen.program.families.student_t import (
     DF_BEGINNING,
+    at_jumps,
+    best_jump,
     degrees_of_freedom,
     expansion,
     expected_log_weight,
+    jump_or,
     log_constant,
+    precision_density,
 )
 
 NO_HOLES = "a MultivariateStudentT with missing cells is not supported yet: drop those rows, or use StudentT"
@@ -131,7 +135,7 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
         seen: Tensor | None = None,
         current: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Σw, Σw·log u, then Σwu, Σwux and Σwuxxᵀ, with u as it is expected at the current parameters."""
+        """Σw, Σw·log u, gains of jumps, then Σwu, Σwux and Σwuxxᵀ, with u as it is expected at the current parameters."""
         assert current is not None
         if seen is not None:
             raise FitError(NO_HOLES)
@@ -140,15 +144,18 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
         u, log_u = expected_log_weight(current["df"], squared, value.shape[-1])
         wu = (weights * u).reshape(-1, weights.shape[-1])
         sums = (wu @ quadratic_features(value).T).reshape((*weights.shape[:-1], -1))
-        counts = torch.stack([weights.sum(-1), (weights * log_u).sum(-1)], -1)
+        jumps = at_jumps(current["df"], squared, value.shape[-1])
+        each = (torch.ones_like(u), log_u, *jumps)
+        counts = torch.stack([(weights * part).sum(-1) for part in each], -1)
         return torch.cat([counts, sums], -1)
 
     def maximise(
         self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """A normal's estimates under the weights u; df by Newton's method in its logarithm."""
+        """A normal's estimates under the weights u, with df by Newton's method; or a jump of df, if that gains more."""
         D, name = site.sizes.width, "cov" if "cov" in current else "scale_tril"
-        n, logs, u, first, packed = statistics.split([1, 1, 1, D, D * (D + 1) // 2], -1)
+        n, logs, *jumps, u, first, packed = statistics.split([1, 1, 1, 1, 1, D, D * (D + 1) // 2], -1)
+        before = self._complete(n, u, first, _symmetric(packed, D), logs, current, site)
         alpha = expansion(n, u, site.spread(current["df"], "df"), site, name)
         u, first, packed, logs = u / alpha, first / alpha, packed / alpha, logs - n * alpha.log()
         second = _symmetric(packed, D)
@@ -164,8 +171,31 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
                 scatter = site.gather(second - crossed - crossed.mT + squares, name)
                 count = pool(n, site, name).unsqueeze(-1)
                 factor, regular = self._factorise(scatter, count, factor, floor, jitter)
-        df = degrees_of_freedom(n, u, logs, current["df"], site)
-        return {"df": df, "loc": loc, name: factor}, regular
+        found = {"df": degrees_of_freedom(n, u, logs, current["df"], site), "loc": loc, name: factor}
+        after = self._complete(n, u, first, second, logs, found, site) - 0.5 * D * (n * alpha.log()).sum()
+        return jump_or(found, regular, after - before, best_jump(jumps, n, current["df"], site), current)
+
+    def _complete(
+        self,
+        n: Tensor,
+        u: Tensor,
+        first: Tensor,
+        second: Tensor,
+        logs: Tensor,
+        at: Mapping[str, Tensor],
+        site: Site,
+    ) -> Tensor:
+        """Q of the rows and their precisions together, less constants: a scalar."""
+        name = "cov" if "cov" in at else "scale_tril"
+        factor, middle = at[name], site.spread(at["loc"], "loc")
+        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        inverse = site.spread(torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False), name)
+        crossed = first.unsqueeze(-1) * middle.unsqueeze(-2)
+        squares = middle.unsqueeze(-1) * middle.unsqueeze(-2) * u.unsqueeze(-1)
+        scatter = second - crossed - crossed.mT + squares
+        volume = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+        normal = n * volume - 0.5 * (inverse @ scatter * inverse).sum((-2, -1)).unsqueeze(-1)
+        return (normal + precision_density(n, u, logs, site.spread(at["df"], "df"))).sum()
 
     def rescale(self, working: Mapping[str, Tensor], shift: Tensor, scale: Tensor) -> dict[str, Tensor]:
         """Loc and L in units of `scale`, from `shift`; df has no unit."""

@@ -8,7 +8,7 @@ Rubin and Wu, 1998), as monotone as the plain form and much faster.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +24,8 @@ from ppl_gen.program.families.shapes import LARGE, shape_of_gap
 
 LEAST_DF, LARGEST_DF = StudentT.bounds["df"]
 DF_BEGINNING = 10.0
+JUMPS = (0.25, 4.0)  # by which df may also move at once: EM crawls where tails are nearly normal
+WORTH_IT = 1e-9  # nats a row that a jump must gain
 FINER_FLOOR = 1e-12  # of a normal's floor of variance: a column's spread may be its outliers'
 
 
@@ -85,6 +87,43 @@ def expected_log_weight(df: Tensor, squared: Tensor, dimensions: int = 1) -> tup
     return shape / rate, torch.digamma(shape) - rate.log()
 
 
+def at_jumps(df: Tensor, squared: Tensor, dimensions: int = 1) -> list[Tensor]:
+    """How much log p gains where df alone jumps, at the squared distances: one tensor for each of `JUMPS`."""
+
+    def tail(df: Tensor) -> Tensor:
+        return log_constant(df, dimensions) - (df + dimensions) / 2 * torch.log1p(squared / df)
+
+    here = tail(df)
+    return [tail(_jumped(df, factor)) - here for factor in JUMPS]
+
+
+def _jumped(df: Tensor, factor: float) -> Tensor:
+    return (df * factor).clamp(LEAST_DF, LARGEST_DF)
+
+
+def best_jump(
+    gains: Sequence[Tensor], n: Tensor, current: Tensor, site: Site, parameter: str = "df"
+) -> tuple[Tensor, Tensor]:
+    """Df after the better of the jumps, where one is worth it, and what is gained in all: a scalar."""
+    if parameter in site.fixed:
+        return current, n.sum() * 0
+    least = WORTH_IT * pool(n, site, parameter)
+    down, up = (pool(gain, site, parameter) for gain in gains)
+    moved = torch.where(up > down, _jumped(current, JUMPS[1]), _jumped(current, JUMPS[0]))
+    gain = torch.maximum(up, down)
+    better = site.keep(parameter, gain > least, torch.zeros_like(gain, dtype=torch.bool))
+    return torch.where(better, moved, current), torch.where(better, gain, 0.0).sum()
+
+
+def precision_density(n: Tensor, weights: Tensor, logs: Tensor, df: Tensor) -> Tensor:
+    """Σ E log Gamma(u; df/2, df/2), less what does not depend on df: of the sums Σ1, Σu and Σlog u."""
+    half = df / 2
+    big = half.clamp(min=LARGE)
+    stirling = 0.5 * big.log() - 0.5 * math.log(2 * math.pi) - (1 / big - big**-3 / 30) / 12
+    near = half * half.log() - half - torch.lgamma(half)
+    return n * torch.where(half > LARGE, stirling, near) - half * (weights - logs - n)
+
+
 def expansion(n: Tensor, weights: Tensor, df: Tensor, site: Site, scale: str) -> Tensor:
     """The working parameter of parameter-expanded EM over the joint table: by how much weights exceed 1 on average.
 
@@ -128,24 +167,27 @@ class StudentTFamily(Family):
         seen: Tensor | None = None,
         current: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Σw, Σwu, Σwu·y, Σwu·y², Σw·log u, with u as it is expected at the current parameters.
+        """Σw, Σwu, Σwu·y, Σwu·y², Σw·log u, with u as it is expected at the current parameters, and gains of jumps.
 
         Y is x from the current location: outliers make the columns' units large beside the scale.
         """
         assert current is not None
         df, loc, scale = (current[name].unsqueeze(-2) for name in ("df", "loc", "scale"))
         apart = value - loc  # (joint axes…, N, D)
-        u, log_u = expected_log_weight(df, (apart / scale) ** 2)
+        squared = (apart / scale) ** 2
+        u, log_u = expected_log_weight(df, squared)
         w = weights.unsqueeze(-1) if seen is None else weights.unsqueeze(-1) * seen
         wu = w * u
-        parts = (w.expand_as(wu), wu, wu * apart, wu * apart**2, w * log_u)
+        jumps = [w * gain for gain in at_jumps(df, squared)]
+        parts = (w.expand_as(wu), wu, wu * apart, wu * apart**2, w * log_u, *jumps)
         return torch.cat([widened(part, sizes.width).sum(-2) for part in parts], -1)
 
     def maximise(
         self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """A normal's estimates under the weights u; df by Newton's method in its logarithm."""
-        n, u, first, second, logs = statistics.split(site.sizes.width, -1)
+        """A normal's estimates under the weights u, with df by Newton's method; or a jump of df, if that gains more."""
+        n, u, first, second, logs, *jumps = statistics.split(site.sizes.width, -1)
+        before = self._complete(n, u, first, second, logs, current, site)
         origin = site.spread(current["loc"], "loc")
         floor = floor * FINER_FLOOR
         alpha = expansion(n, u, site.spread(current["df"], "df"), site, "scale")
@@ -164,7 +206,27 @@ class StudentTFamily(Family):
                 squares = pool(second - 2 * middle * first + middle**2 * u, site, "scale")
                 variance, regular = _variance(squares, n, variance, site, floor, jitter)
         df = degrees_of_freedom(n, u, logs, current["df"], site)
-        return {"df": df, "loc": loc, "scale": variance.sqrt()}, regular
+        found = {"df": df, "loc": loc, "scale": variance.sqrt()}
+        after = self._complete(n, u, first, second, logs, found, site, origin) - 0.5 * (n * alpha.log()).sum()
+        return jump_or(found, regular, after - before, best_jump(jumps, n, current["df"], site), current)
+
+    def _complete(
+        self,
+        n: Tensor,
+        u: Tensor,
+        first: Tensor,
+        second: Tensor,
+        logs: Tensor,
+        at: Mapping[str, Tensor],
+        site: Site,
+        origin: Tensor | float | None = None,
+    ) -> Tensor:
+        """Q of the cells and their precisions together, less constants: a scalar."""
+        scale = site.spread(at["scale"], "scale")
+        middle = 0.0 if origin is None else site.spread(at["loc"], "loc") - origin
+        squares = second - 2 * middle * first + middle**2 * u
+        normal = -n * scale.log() - squares / (2 * scale**2)
+        return (normal + precision_density(n, u, logs, site.spread(at["df"], "df"))).sum()
 
     def rescale(self, working: Mapping[str, Tensor], shift: Tensor, scale: Tensor) -> dict[str, Tensor]:
         """Loc and scale in units of `scale`, from `shift`; df has no unit."""
@@ -175,6 +237,20 @@ class StudentTFamily(Family):
     def beginning(self, centre: Tensor, spread: Tensor) -> dict[str, Tensor]:
         """Nearly normal, so that the first weights exclude no class."""
         return {"df": torch.full_like(centre, DF_BEGINNING), "loc": centre, "scale": spread}
+
+
+def jump_or(
+    found: dict[str, Tensor],
+    regular: Tensor,
+    gain: Tensor,
+    jump: tuple[Tensor, Tensor],
+    current: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What EM found, or df's jump alone where it gains more: neither can lower the likelihood, both at once could."""
+    df, jumped = jump
+    leap = jumped > gain
+    kept = {key: torch.where(leap, df if key == "df" else current[key], new) for key, new in found.items()}
+    return kept, regular | leap
 
 
 def _variance(
