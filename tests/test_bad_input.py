@@ -208,7 +208,7 @@ WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "an algorithm by name": (
         lambda: fit(MIXTURE, X, "EM"),
         FitError,
-        "algorithm must be EM(…) or SVI(…), not 'EM'",
+        "algorithm must be EM(…), StepwiseEM(…) or SVI(…), not 'EM'",
     ),
     "EM of a continuous latent": (
         lambda: fit("vae", X, EM()),

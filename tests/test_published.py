@@ -28,58 +28,64 @@ DEATHS = np.repeat(NOTICES["deaths"], NOTICES["days"]).to_numpy(float)[:, None]
 IRIS = load_iris().data
 
 
-def reached(spec: Spec, data: np.ndarray, restarts: int = 20, **options: float) -> Fit:
-    result = fit(spec, {"x": data}, EM(restarts=restarts, **options), seed=0)
-    assert result.status in (Status.CONVERGED, Status.MAX_STEPS)
+def reached(spec: Spec, data: np.ndarray, seed: int = 0) -> Fit:
+    """The fit with default settings."""
+    result = fit(spec, {"x": data}, EM(), seed=seed)
+    assert result.status in (Status.CONVERGED, Status.BOUNDARY)
     assert np.diff(result.history).min() > -1e-8
+    assert result.run.remaining < 1e-6
     return result
 
 
-def test_old_faithful_as_mclust_vvv_2():
-    result = reached(gaussian_mixture(2), FAITHFUL)
-    assert result.log_likelihood == pytest.approx(-1130.264, abs=5e-4)
-    assert result.n_parameters == 11
-    assert result.bic == pytest.approx(2322.19, abs=5e-3)
+PUBLISHED = {
+    "faithful, mclust VVV,2": (gaussian_mixture(2), FAITHFUL, -1130.264, 5e-4),
+    "faithful, mclust EEE,3": (gaussian_mixture(3, "tied"), FAITHFUL, -1126.316, 5e-4),
+    "galaxies, mclust V,3": (gaussian_mixture(3, "diagonal"), GALAXIES, -203.1792, 5e-5),
+    "iris, scikit-learn, 2": (gaussian_mixture(2), IRIS, -214.355, 6e-4),
+    "iris, scikit-learn, 3": (gaussian_mixture(3), IRIS, -180.186, 6e-4),
+    "carcinoma, poLCA, 2": (latent_class(2), CARCINOMA, -317.2568, 6e-5),
+    "carcinoma, poLCA, 3": (latent_class(3), CARCINOMA, -293.7050, 6e-5),
+    "carcinoma, poLCA, 4": (latent_class(4), CARCINOMA, -289.2858, 6e-5),
+    "death notices, SQUAREM": (poisson_mixture(2), DEATHS, -1989.946, 5e-4),
+}
+PARAMETERS = {
+    "faithful, mclust VVV,2": 11,
+    "faithful, mclust EEE,3": 11,
+    "galaxies, mclust V,3": 8,
+    "carcinoma, poLCA, 3": 23,
+}
 
 
-def test_old_faithful_as_mclust_eee_3_not_scikit_learns_local_mode():
-    result = reached(gaussian_mixture(3, "tied"), FAITHFUL, restarts=40)
-    assert result.log_likelihood == pytest.approx(-1126.316, abs=5e-4)
-    assert result.n_parameters == 11
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("seed", [0, 7])  # all of 0 to 19 were run by hand
+def test_the_published_maximum_is_found_with_default_settings_from_every_seed(name, seed):
+    spec, data, published, tolerance = PUBLISHED[name]
+    result = reached(spec, data, seed)
+    # No higher mode is known: one that is found here would have to be looked at.
+    assert result.log_likelihood == pytest.approx(published, abs=tolerance)
+    assert result.n_parameters == PARAMETERS.get(name, result.n_parameters)
 
 
-def test_galaxies_as_mclust_v_3():
-    result = reached(gaussian_mixture(3, "diagonal"), GALAXIES)
-    assert result.log_likelihood == pytest.approx(-203.1792, abs=5e-5)
-    assert result.n_parameters == 8
+def test_old_faithful_has_mclusts_bic():
+    assert reached(gaussian_mixture(2), FAITHFUL).bic == pytest.approx(2322.19, abs=5e-3)
 
 
-@pytest.mark.parametrize(("classes", "log_likelihood"), [(2, -214.355), (3, -180.186)])
-def test_iris_as_scikit_learn_from_many_starts(classes, log_likelihood):
-    result = reached(gaussian_mixture(classes), IRIS)
-    assert result.log_likelihood == pytest.approx(log_likelihood, abs=6e-4)
-
-
-@pytest.mark.parametrize(("classes", "log_likelihood"), [(2, -317.2568), (3, -293.7050), (4, -289.2858)])
-def test_carcinoma_as_polca(classes, log_likelihood):
-    # The likelihood is nearly flat on the way: at the default tolerance four classes stop 2e-4 nats short.
-    result = reached(latent_class(classes), CARCINOMA, restarts=10 * classes, tol=1e-11, max_steps=20_000)
-    assert result.log_likelihood == pytest.approx(log_likelihood, abs=6e-5)
+def test_carcinomas_four_classes_end_at_the_maximum_itself():
+    # Five digits after the point that are right: the rise per step is small long before, on a nearly flat way.
+    values = [reached(latent_class(4), CARCINOMA, seed).log_likelihood for seed in (1, 2)]
+    assert values == pytest.approx([-289.285849, -289.285849], abs=1e-6)
 
 
 def test_carcinomas_three_classes_have_polcas_criteria_and_shares():
     result = reached(latent_class(3), CARCINOMA)
-    assert result.n_parameters == 23
     assert result.aic == pytest.approx(633.41, abs=5e-3)
     assert result.bic == pytest.approx(697.1357, abs=6e-5)
     np.testing.assert_allclose(result.parameters["z"]["probs"], [0.4447, 0.3736, 0.1817], atol=6e-5)
 
 
 def test_death_notices_as_hasselblad_and_squarem():
-    # The mode is flat: the rise per step is below 1e-8 a row long before the parameters have four digits.
-    result = reached(poisson_mixture(2), DEATHS, restarts=3, tol=1e-13, max_steps=8000)
+    result = reached(poisson_mixture(2), DEATHS)
     assert len(DEATHS) == 1096
-    assert result.log_likelihood == pytest.approx(-1989.946, abs=5e-4)
     np.testing.assert_allclose(result.parameters["z"]["probs"], [0.6401, 0.3599], atol=6e-5)
     np.testing.assert_allclose(result.parameters["x"]["rate"][:, 0], [2.6634, 1.2561], atol=6e-5)
 
@@ -121,7 +127,9 @@ def test_every_step_is_that_of_scikit_learn(covariance):
         name, init = "scale", np.sqrt(own["covariances"]).reshape(3, -1)
     given = {"z": {"probs": own["weights"]}, "x": {"loc": own["means"], name: init}}
     word = {"full": "full", "tied": "tied", "diag": "diagonal", "spherical": "spherical"}[covariance]
-    result = fit(gaussian_mixture(3, word), {"x": FAITHFUL}, EM(init=given, tol=0, max_steps=steps))
+    result = fit(
+        gaussian_mixture(3, word), {"x": FAITHFUL}, EM(init=given, tol=0, max_steps=steps, accelerate=False)
+    )
     order = np.argsort(-stock.weights_)
     found = result.parameters
     np.testing.assert_allclose(found["z"]["probs"], stock.weights_[order], rtol=1e-9)

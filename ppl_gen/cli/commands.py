@@ -1,4 +1,4 @@
-"""The command line: each command is one call into the library.
+"""The command line: what its commands share, and the two that take a declaration; each is one library call.
 
 Exit codes: 0; 2 for a mistake of the user's, told in one line; 3 where a fit is no answer (collapsed, diverged)
 or a check fails; 130 after Ctrl-C.
@@ -70,8 +70,9 @@ Setting = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of starts, minibatches and draws.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Write over what --out names.")]
-OutFile = Annotated[Path | None, typer.Option(help="The CSV file; left out, the standard output.")]
-Draws = Annotated[int, typer.Option(min=1, help="Of the guide for each row, where a latent is continuous.")]
+Weights = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="How often each row counts; not read as data.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -94,10 +95,7 @@ def fit(
         str | None,
         typer.Option(help='As "SVI(epochs=20)" or "EM(restarts=50)"; left out, the route decides.'),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="How often each row counts; not read as data."),
-    ] = None,
+    weights: Weights = None,
     dtype: Annotated[Precision | None, typer.Option(help="Left out, the model decides.")] = None,
     device: Annotated[str, typer.Option(help="As cpu or cuda.")] = "cpu",
     replace: Replace = False,
@@ -106,7 +104,8 @@ def fit(
     import torch
 
     from ppl_gen.cli import options
-    from ppl_gen.cli.printing import outcome_text, roles_text
+    from ppl_gen.cli.outcome import outcome_text
+    from ppl_gen.cli.printing import roles_text
     from ppl_gen.data.reading import read_table
     from ppl_gen.fitting import fit as fit_model
     from ppl_gen.results.storage import check_writable
@@ -128,61 +127,13 @@ def fit(
 
 
 @app.command()
-def show(
-    what: Annotated[
-        str, typer.Argument(metavar="FIT_OR_SPEC", help="A fit's folder, a YAML file, or a shipped model.")
-    ],
-) -> None:
-    """Print a saved fit, or a declaration: its graph, factorisation, guide and route."""
-    from ppl_gen.cli.printing import fit_text, spec_text
-    from ppl_gen.declare.files import read_spec, shipped_models
-
-    folder = Path(what)
-    if (folder / "fit.json").is_file() or (folder.is_dir() and what not in shipped_models()):
-        from ppl_gen.results.storage import load
-
-        typer.echo(fit_text(load(folder)))
-    else:
-        typer.echo(spec_text(read_spec(what)))
-
-
-@app.command()
-def predict(
-    fit: FitArgument,
-    new: DataArgument,
-    out: OutFile = None,
-    draws: Draws = 100,
+def check(
+    spec: SpecArgument,
+    data: DataArgument,
+    settings: Setting = [],  # noqa: B006  typer copies it
+    weights: Weights = None,
     seed: Seed = 0,
-    replace: Replace = False,
 ) -> None:
-    """Write each row's class, class probabilities, latent means and log p(x)."""
-    from ppl_gen.cli.tabular import check_target, predictions_by_part, write_csv
-    from ppl_gen.results.storage import load
-
-    check_target(out, replace=replace)
-    write_csv(predictions_by_part(load(fit), new, draws=draws, seed=seed), out)
-
-
-@app.command()
-def sample(
-    fit: FitArgument,
-    n: Annotated[int, typer.Option("-n", min=1, help="Rows to draw.")],
-    out: OutFile = None,
-    seed: Seed = 0,
-    given: Annotated[Path | None, typer.Option(help="A CSV file with the Inputs of each row.")] = None,
-    latents: Annotated[bool, typer.Option("--latents", help="Write the latents too.")] = False,
-    replace: Replace = False,
-) -> None:
-    """Draw rows from a saved fit."""
-    from ppl_gen.cli.tabular import check_target, drawn_rows, write_csv
-    from ppl_gen.results.storage import load
-
-    check_target(out, replace=replace)
-    write_csv([drawn_rows(load(fit), n, seed=seed, given=given, latents=latents)], out)
-
-
-@app.command()
-def check(spec: SpecArgument, data: DataArgument, settings: Setting = [], seed: Seed = 0) -> None:  # noqa: B006
     """Hold the model's Pyro objective against the formulas, term by term, before any fitting."""
     from ppl_gen.certify.check import check as check_program
     from ppl_gen.cli import options
@@ -191,7 +142,7 @@ def check(spec: SpecArgument, data: DataArgument, settings: Setting = [], seed: 
     from ppl_gen.program.program import compile_spec
 
     declaration = options.declared(spec, settings)
-    table = read_table(data, declaration)
+    table = read_table(data, declaration, weights=weights)
     typer.echo(roles_text(table))
     report = check_program(compile_spec(declaration, table.schema, seed=seed), table, seed=seed)
     typer.echo(f"\n{report}")

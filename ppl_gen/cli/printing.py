@@ -1,4 +1,4 @@
-"""What the commands print: a declaration, a fit, warnings, and how far a fit has come."""
+"""What the commands print of a declaration and of rows, and how they warn and complain."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ppl_gen.declare.guide import derive_guide
 from ppl_gen.declare.node import Node
@@ -21,9 +19,7 @@ from ppl_gen.errors import SpecError
 
 if TYPE_CHECKING:
     from ppl_gen.data.table import Table
-    from ppl_gen.results.fit import Fit
 
-SHOWN_NUMBERS = 60  # of one parameter; a larger one is told by its shape
 SHOWN_COLUMNS = 8
 PACKAGE = Path(__file__).parent.parent
 STAND_IN = 2  # for a size that the declaration leaves to the data
@@ -77,7 +73,7 @@ def roles_text(table: Table) -> str:
         )
 
     weighted = "" if table.weights is None else f", their weights sum to {table.total:g}"
-    return _aligned(
+    return aligned(
         {
             "rows": str(table.n_units) + weighted,
             "observed": ", ".join(map(told, schema.roles.observed)),
@@ -121,48 +117,13 @@ def spec_text(spec: Spec) -> str:
         "guide": "\n".join(_guide(spec, roles)),
         "route": _route(spec),
     }
-    if priors := list(_priors(spec)):
+    if priors := list(priors_of(spec)):
         facts["priors"] = "\n".join(priors)
-    return f"{spec}\n{_aligned(facts)}"
+    return f"{spec}\n{aligned(facts)}"
 
 
-def fit_text(fit: Fit) -> str:
-    """A fit in full: declaration, roles, status, likelihood, parameters, certificate."""
-    roles, options = fit.program.schema.roles, dict(fit.algorithm)
-    name = options.pop("name", "")
-    facts = {
-        "observed": ", ".join(roles.observed),
-        "latent": ", ".join(roles.latent) or "none",
-        "inputs": ", ".join(roles.inputs) or "none",
-        "algorithm": f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})",
-        "seed": str(fit.seed),
-    }
-    return f"{fit.spec}\n{_aligned(facts)}\n{outcome_text(fit)}"
-
-
-def outcome_text(fit: Fit) -> str:
-    """How a fit ended: status, likelihood, parameters, certificate."""
-    exact = not fit.program.continuous
-    facts = {
-        "status": fit.status.value,
-        "log-lik.": f"{fit.log_likelihood:.6f} nats over {fit.n_units} rows{'' if exact else ' (estimated)'}",
-        "ELBO": f"{fit.elbo:.6f}",
-        **({"log prior": f"{fit.log_prior:.6f}"} if any(_priors(fit.spec)) else {}),
-        "AIC, BIC": f"{fit.aic:.3f}, {fit.bic:.3f} with {fit.n_parameters} free numbers",
-    }
-    if len(fit.modes) > 1:
-        hits = ", ".join(f"{mode.log_likelihood:.4f} ({mode.hits})" for mode in fit.modes[:5])
-        more = f" and {len(fit.modes) - 5} more" * (len(fit.modes) > 5)
-        facts["maxima"] = f"{hits}{more}: log-likelihood (restarts that reached it)"
-    if fit.run.notes:
-        facts["notes"] = "\n".join(fit.run.notes)
-    parameters = {
-        f"{name}.{key}": _numbers(value) for name, own in fit.parameters.items() for key, value in own.items()
-    }
-    return f"{_aligned(facts)}\n\n{_aligned(parameters)}\n\n{fit.certificate}"
-
-
-def _aligned(facts: Mapping[str, str]) -> str:
+def aligned(facts: Mapping[str, str]) -> str:
+    """Names in one column, what is said of them in the next, over as many lines as it takes."""
     width = max(map(len, facts)) + 2
     lines = (
         f"{name if not i else '':<{width}}{part}".rstrip()
@@ -170,19 +131,6 @@ def _aligned(facts: Mapping[str, str]) -> str:
         for i, part in enumerate(text.split("\n"))
     )
     return "\n".join(lines)
-
-
-def _numbers(value: Any) -> str:
-    """A parameter's numbers where they are few, else its shape; of a function, each of its parts."""
-    if isinstance(value, np.ndarray):
-        if value.size <= SHOWN_NUMBERS:
-            return np.array2string(value, precision=4, suppress_small=True, max_line_width=90)
-        return f"{' × '.join(map(str, value.shape))} numbers"
-    if isinstance(value, Mapping):
-        return "\n".join(f"{key} {_numbers(own)}" for key, own in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_numbers, value))
-    return str(value)
 
 
 def _joint(spec: Spec, roles: Roles) -> str:
@@ -214,7 +162,7 @@ def _guide(spec: Spec, roles: Roles) -> Iterator[str]:
         yield "none: nothing is latent"
 
 
-def _priors(spec: Spec) -> Iterator[str]:
+def priors_of(spec: Spec) -> Iterator[str]:
     """Each prior beside what it is a prior of, as the densities are taken."""
     for name, entry in spec.model.items():
         for key, term in terms_of(entry):

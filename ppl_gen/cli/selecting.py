@@ -11,7 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ppl_gen.cli.commands import STOPPED, DataArgument, Replace, Seed, Setting, SpecArgument, app
+from ppl_gen.cli.commands import (
+    NUMERICAL_FAILURE,
+    STOPPED,
+    DataArgument,
+    Replace,
+    Seed,
+    Setting,
+    SpecArgument,
+    app,
+)
 from ppl_gen.errors import FitError, SpecError
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -86,6 +95,8 @@ def select(
         typer.echo("\nnot saved; --save DIR saves the best fit")
     if any(note.startswith("interrupted") for note in found.notes):
         raise typer.Exit(STOPPED)
+    if found.chosen is None:
+        raise typer.Exit(NUMERICAL_FAILURE)
 
 
 def grid_values(text: str) -> tuple[str, Sequence[Any]]:

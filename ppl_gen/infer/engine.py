@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ppl_gen.data.table import Table
 from ppl_gen.infer import newton
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.moments import at_moments
+from ppl_gen.infer.networks import Networks
 from ppl_gen.infer.restarts import side_by_side
 from ppl_gen.infer.standard import Standard
 from ppl_gen.infer.starts import Starts
@@ -41,17 +42,21 @@ class Engine:
 
     """
 
+    _networks: Networks | None = None
+
     def __init__(self, program: Program, table: Table, state: State, restarts: int, how: How) -> None:
         self.program = program
         self.standard = Standard(program, table, state)
         self.bounds = self.standard.bounds(table)
         self.offset = self.standard.log_units(table) + self.standard.prior_units(state)
-        self.monotone = not newton.groups(program)
+        self.monotone = not newton.small_groups(program)
         size = block_rows(program, table, restarts)
         self.spans = [(a, min(a + size, table.n_units)) for a in range(0, table.n_units, size)]
         self.blocks = [filled(self.standard.block(table, *span), size) for span in self.spans]
         self.weights = [_weights(program, table, *span, size) for span in self.spans]
         self._log_prior = log_prior_of(program, how)
+        if newton.large_groups(program):
+            self._networks = Networks(program, self.blocks, self.weights, how)
         self._begin = side_by_side(expectation_step(program), (0, None, None, 0))
         self._expect = Lowered(side_by_side(expectation_step(program), (0, None, None)), how, steady=(1, 2))
         self._maximise = Lowered(
@@ -76,20 +81,29 @@ class Engine:
         """States from starting responsibilities."""
         state = at_moments(self.program, state, self.standard.shift, self.standard.unit)
         regular = torch.ones(len(next(iter(state.values()))), dtype=torch.bool)
-        responsibilities = [starts.block(a, b) for a, b in self.spans]
+        spare = [len(own) - (b - a) for own, (a, b) in zip(self.weights, self.spans, strict=True)]
+        padded = [pad(starts.block(*span), (0, n)) for span, n in zip(self.spans, spare, strict=True)]
         for _ in range(1 if self.monotone else FIRST_STEPS):
             with pyro_scope():
                 _, statistics = summed(
-                    self._begin(state, rows, weights, pad(start, (0, len(weights) - start.shape[-1])))
-                    for start, rows, weights in zip(responsibilities, self.blocks, self.weights, strict=True)
+                    self._begin(state, rows, weights, start)
+                    for start, rows, weights in zip(padded, self.blocks, self.weights, strict=True)
                 )
-            state, regular = self.m_step(state, statistics)
+            state, regular = self._moved(state, statistics, padded)
         return state, regular
 
     def m_step(self, state: State, statistics: Statistics) -> tuple[State, Tensor]:
         """New states, and which of them are regular."""
+        return self._moved(state, statistics)
+
+    def _moved(
+        self, state: State, statistics: Statistics, starts: Sequence[Tensor] | None = None
+    ) -> tuple[State, Tensor]:
         new, regular = self._maximise(state, statistics, self.bounds)
-        return new, regular.cpu()
+        if self._networks is None:
+            return new, regular.cpu()
+        new, sound = self._networks.maximise(state, new, self.bounds, starts)
+        return new, regular.cpu() & sound
 
 
 def log_prior_of(program: Program, how: How) -> Callable[[State], Tensor | float]:
@@ -108,7 +122,7 @@ def sizes(program: Program, table: Table) -> tuple[int, int]:
     parts = [
         draws[name].sizes.width ** 2 for name in table.holes if name in draws and draws[name].family.joined
     ]
-    directions = sum(group.size for group in newton.groups(program))  # a Hessian is as many gradients
+    directions = sum(group.size for group in newton.small_groups(program))  # a Hessian is as many gradients
     return joint * max(1, directions, *parts), 1 + sum(math.prod(slot.target.axes) for slot in slots)
 
 

@@ -10,7 +10,7 @@ Reference: Lange (1995), A gradient algorithm locally equivalent to the EM algor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +19,12 @@ from torch import Tensor
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.obstacles import m_step_obstacle
 from ppl_gen.program.half import Draw
-from ppl_gen.program.layers import Table
+from ppl_gen.program.layers import MLPLayer, Table
 from ppl_gen.program.program import Program
 
 MOST_PARAMETERS = 300  # of one group: a Hessian of more is dearer than many gradients
 LEAST_CURVATURE = 1e-7  # of the largest: directions that Q does not see stay where they are
+FLAT = 1e-10  # curvature and promise a row of a direction that leads to infinity, as log-odds of certainty do
 LONGEST = 1.0  # nats a row that a step may promise, lest it leave where the quadratic is any guide
 
 
@@ -34,6 +35,12 @@ class Group:
     sites: tuple[str, ...]
     paths: tuple[str, ...]
     size: int
+    network: bool = False
+
+    @property
+    def large(self) -> bool:
+        """Whether its M-step is that of `networks`: no Hessian is wanted of so many numbers, or of a network's."""
+        return self.network or self.size > MOST_PARAMETERS
 
     @property
     def name(self) -> str:
@@ -57,8 +64,25 @@ def groups(program: Program) -> tuple[Group, ...]:
         paths = tuple(p for p in learned if any(p.startswith(f"generative.layers.{key}.") for key in layers))
         needed = len(names) > 1 or m_step_obstacle(program, draws[names[0]]) is not None
         if needed and paths:
-            found.append(Group(tuple(names), paths, sum(learned[path].numel() for path in paths)))
+            size = sum(learned[path].numel() for path in paths)
+            network = _has_network(program, layers)
+            found.append(Group(tuple(names), paths, size, network))
     return tuple(found)
+
+
+def small_groups(program: Program) -> tuple[Group, ...]:
+    """The groups that Newton's method maximises."""
+    return tuple(group for group in groups(program) if not group.large)
+
+
+def large_groups(program: Program) -> tuple[Group, ...]:
+    """The groups that `networks` maximises."""
+    return tuple(group for group in groups(program) if group.large)
+
+
+def _has_network(program: Program, layers: Iterable[str]) -> bool:
+    modules = (part for key in layers for part in program.generative.layers[key].modules())
+    return any(isinstance(part, MLPLayer) for part in modules)
 
 
 def _layers_of(program: Program, draw: Draw) -> set[str]:
@@ -150,13 +174,17 @@ def step(
     curvature, axes = torch.linalg.eigh(torch.where(finite, scaled, eye))
     curvature = curvature.abs()
     curvature = curvature.clamp(min=LEAST_CURVATURE * curvature.amax().clamp(min=1e-300))
+    rows = count.clamp(min=1e-300)
     along = axes.mT @ torch.where(finite, gradient / unit, 0.0)
+    own = curvature / ((axes / unit.unsqueeze(-1)) ** 2).sum(0)  # along each axis, in the parameters' own units
+    endless = (own < FLAT * rows) & (along**2 / curvature < FLAT * rows)
+    along = torch.where(endless, 0.0, along)
     move = (axes @ (along / curvature)) / unit
-    promised = (along**2 / curvature).sum() / count.clamp(min=1e-300)
+    promised = (along**2 / curvature).sum() / rows
     move = move * (LONGEST / promised.clamp(min=LONGEST)).sqrt()
     flat = torch.cat([state[path].reshape(-1) for path in group.paths])
     moved = _parts(group, state, flat + move)
-    return moved, finite & _regular(program, group, {**state, **moved}, bounds)
+    return moved, finite & regular(program, group, {**state, **moved}, bounds)
 
 
 def _parts(group: Group, state: State, flat: Tensor) -> State:
@@ -164,7 +192,7 @@ def _parts(group: Group, state: State, flat: Tensor) -> State:
     return {path: part.reshape(state[path].shape) for path, part in zip(group.paths, parts, strict=True)}
 
 
-def _regular(
+def regular(
     program: Program, group: Group, state: State, bounds: Mapping[str, tuple[Tensor, Tensor]]
 ) -> Tensor:
     """Whether no scale of real columns has collapsed below its floor."""

@@ -183,12 +183,8 @@ class Restarts:
         self.lanes = Lanes.at(self.lanes.base)
         self._at_base = self._at_point = None
 
-    def narrow(self, *, ended_too: bool = True) -> None:
-        """Take what no longer moves out of the batch.
-
-        With `ended_too=False` all that converged stays, to be looked at again on other data.
-        """
-        staying = self.active if ended_too else self.active | self.lanes.converged
+    def narrow(self, staying: Flags) -> None:
+        """Take all other rows out of the batch."""
         left = np.flatnonzero(staying).tolist()
         self._out |= {member: self.lanes.take([row]) for row, member in enumerate(self.members)}
         self.lanes, self.members = self.lanes.take(left), [self.members[row] for row in left]

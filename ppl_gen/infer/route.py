@@ -25,16 +25,16 @@ def route(program: Program) -> tuple[Algorithm, str]:
         found = f"EM: the model has no latent, so EM is {maximum}"
     else:
         found = "EM: every latent is discrete"
-    by_newton = newton_reason(program)
-    if by_newton is None:
-        return EM(), found + (
-            " and every M-step has a closed form" if program.enumerated else " in one M-step"
-        )
-    return EM(), f"{found}; {by_newton}: Newton's method in the M-step"
+    reason = newton_reason(program)
+    if reason is None:
+        closed = " and every M-step has a closed form" if program.enumerated else " in one M-step"
+        return EM(), found + closed
+    methods = {"L-BFGS" if group.large else "Newton's method" for group in newton.groups(program)}
+    return EM(), f"{found}; {reason}: {' and '.join(sorted(methods, reverse=True))} in the M-step"
 
 
 def newton_reason(program: Program) -> str | None:
-    """Why Newton's method takes part in the M-step, or None where every M-step has a closed form."""
+    """Why an M-step is iterative, or None where every one has a closed form."""
     for group in newton.groups(program):
         reasons = [m_step_obstacle(program, program.generative.draws[name]) for name in group.sites]
         return next((r for r in reasons if r), f"{' and '.join(group.sites)} share parameters")
@@ -48,10 +48,10 @@ def em_obstacle(program: Program) -> str | None:
     if program.recognition.draws:
         return f"the guide names the discrete latent '{next(iter(program.recognition.draws))}'"
     for group in newton.groups(program):
-        if group.size > newton.MOST_PARAMETERS:
+        if group.size > newton.MOST_PARAMETERS and not program.enumerated:
             return (
                 f"{' and '.join(group.sites)} have {group.size} parameters without a closed-form M-step (Newton's "
-                f"method takes {newton.MOST_PARAMETERS}), so all latents are summed out and the ELBO is climbed "
-                "by gradient"
+                f"method takes {newton.MOST_PARAMETERS}) and there is no latent to sum out, so the likelihood is "
+                "climbed by gradient, in minibatches"
             )
     return None

@@ -79,40 +79,48 @@ class Search:
             short = min(algorithm.short_steps, algorithm.max_steps)
             self._climb(lambda: bool((restarts.active & (restarts.lanes.used <= short)).any()))
             restarts.prune(algorithm.keep)
-            if self.short_table is not self.table and not self.interrupt:
-                restarts.narrow(ended_too=False)
+            if self.short_table is not self.table:
                 self._widen()
             else:
                 self._narrow()
         self._climb(lambda: True)
 
     def _widen(self) -> None:
-        """From the sample to all rows."""
+        """From the sample to all rows: what is still in the running begins again from where it is."""
+        lanes = self.restarts.lanes
+        sound = lanes.active | lanes.converged
+        self.restarts.narrow(sound if sound.any() else ~lanes.pruned)
         self.on, self.work = self.table, work_of(self.program, self.table)
         self.engine = engine_for(
             self.program, self.table, self.original, len(self.restarts.members), self.how
         )
         self._fresh.clear()
         self.restarts.anew()
+        self._step()  # even where the user has asked to stop: the answer is to be about all rows
 
     def _climb(self, going: Callable[[], bool]) -> None:
         restarts = self.restarts
         while restarts.active.any() and not self.interrupt and going():
-            state = self.coordinates.unflatten(restarts.lanes.point)
-            values, statistics = self.engine.e_step(state)
-            new, regular = self.engine.m_step(state, statistics)
-            tolerance = self.algorithm.tol * self.table.total
-            restarts.update(values, self.coordinates.flatten(new), regular, tolerance, self.apart)
-            self._reseed(statistics)
-            restarts.stop(restarts.lanes.used > self.algorithm.max_steps)
-            self._narrow()
+            self._step()
+
+    def _step(self) -> None:
+        """One evaluation of the EM map by every restart."""
+        restarts = self.restarts
+        state = self.coordinates.unflatten(restarts.lanes.point)
+        values, statistics = self.engine.e_step(state)
+        new, regular = self.engine.m_step(state, statistics)
+        tolerance = self.algorithm.tol * self.table.total
+        restarts.update(values, self.coordinates.flatten(new), regular, tolerance, self.apart)
+        self._reseed(statistics)
+        restarts.stop(restarts.lanes.used > self.algorithm.max_steps)
+        self._narrow()
 
     def _narrow(self) -> None:
         """A smaller batch once half of it has ended, where the work saved is worth another graph."""
         left = int(self.restarts.active.sum())
         work = self.work * len(self.restarts.members)
         if left and 2 * left <= len(self.restarts.members) and work > NARROW_WORK:
-            self.restarts.narrow()
+            self.restarts.narrow(self.restarts.active)
 
     def _reseed(self, statistics: Mapping[str, Any]) -> None:
         """Draw anew what collapsed, and what is at the end of its short run with an empty class."""

@@ -25,9 +25,9 @@ def extrapolate(
 ) -> tuple[Tensor, Tensor]:
     """The proposal of every restart, (R, P), and its step length |α| from 1 to `longest`, (R,).
 
-    `points` are θ₀, θ₁ and θ₂, `measured` the same in measured coordinates. The step length is found in those, where
-    a probability on its way to 0 is as good as there; the step itself is taken in the predictor's, which have no
-    edge to fall over.
+    `points` are θ₀, θ₁ and θ₂, `measured` the same in measured coordinates. The step length is found in those,
+    where a probability on its way to 0 is as good as there; the step itself is taken in the predictor's, which
+    have no edge to fall over.
 
     Reference: Varadhan & Roland (2008), https://doi.org/10.1111/j.1467-9469.2007.00585.x
     """

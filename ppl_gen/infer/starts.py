@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ppl_gen.data.table import Table
+from ppl_gen.declare.terms import MLP, Linear, Sum
 from ppl_gen.errors import FitError
 from ppl_gen.infer.enumeration import State
 from ppl_gen.program.constraints import floored_log
@@ -88,10 +89,30 @@ class Starts:
 
 
 def resolve_init(program: Program, init: str) -> str:
-    """Random responsibilities where every observed node is categorical: hard starts get stuck there."""
+    """The kind of start that suits a model: k-means++ only where classes are clusters of the observed columns.
+
+    Random responsibilities take its place where every observed node is categorical (hard starts get stuck there),
+    and where every other one that depends on a latent is a function of given columns too: the classes of a mixture
+    of regressions cross, and rows of one height belong to several of them.
+    """
     observed = program.schema.roles.observed
-    categorical = all(program.spec.nodes[name].support in ("category", "boolean") for name in observed)
-    return "random-responsibilities" if init == "k-means++" and categorical else init
+    clustered = [
+        name
+        for name in observed
+        if program.spec.nodes[name].support not in ("category", "boolean") and not _regresses(program, name)
+    ]
+    return "random-responsibilities" if init == "k-means++" and not clustered else init
+
+
+def _regresses(program: Program, name: str) -> bool:
+    """Whether a node depends both on a latent and, through a function, on columns that are given."""
+    spec, latent = program.spec, {*program.enumerated}
+    given = {*program.schema.roles.inputs, *program.schema.roles.observed} - latent
+    parents = {*spec.node_parents(name)}
+    terms = [slot.term for slot in program.generative.draws[name].slots.values()]
+    terms += [part for term in terms if isinstance(term, Sum) for part in term.terms]
+    functions = any(isinstance(term, Linear | MLP) and given & {*term.of} for term in terms)
+    return functions and bool(parents & latent)
 
 
 def cluster_points(program: Program, table: Table) -> tuple[Tensor, Tensor | None]:

@@ -1,7 +1,8 @@
 """EM's two steps as pure functions: expected statistics of a block of rows, and new parameters from their sum.
 
 A node whose parameters have a closed form is maximised from its sufficient statistics (F7.3); any other by a step
-of Newton's method on Q (F6), whose gradient and Hessian are sums over rows just as well.
+of Newton's method on Q (F6), whose gradient and Hessian are sums over rows just as well. What is too large for that
+is left to `networks`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def expectation_step(program: Program, only: Sequence[str] | None = None) -> Ste
 
     Sums of squares cancel far from 0: state and rows are to be in standard units (`Standard`).
     """
-    draws, groups = program.generative.draws, newton.groups(program) if only is None else ()
-    iterative = {name for group in groups for name in group.sites}
+    draws, groups = program.generative.draws, newton.small_groups(program) if only is None else ()
+    iterative = {name for group in newton.groups(program) for name in group.sites} if only is None else ()
     counted = [n for n in draws if n not in iterative or n in program.enumerated] if only is None else only
 
     def step(
@@ -64,14 +65,14 @@ def maximisation_step(program: Program, only: Sequence[str] | None = None) -> St
 
     `bounds[name]` holds the variance floor and jitter of an observed node, each (D,).
     """
-    draws, groups = program.generative.draws, newton.groups(program) if only is None else ()
-    iterative = {name for group in groups for name in group.sites}
+    draws, groups = program.generative.draws, newton.small_groups(program) if only is None else ()
+    iterative = {name for group in newton.groups(program) for name in group.sites} if only is None else ()
     wanted = [draws[name] for name in (draws if only is None else only) if name not in iterative]
 
     def step(
         state: State, statistics: dict[str, Tensor], bounds: dict[str, tuple[Tensor, Tensor]]
     ) -> tuple[State, Tensor]:
-        new, regular = dict(state), []
+        new, regular = dict(state), [torch.ones((), dtype=torch.bool, device=next(iter(state.values())).device)]
         for draw in wanted:
             current, site = site_of(program, draw, state)
             if regression.is_regression(program, draw):

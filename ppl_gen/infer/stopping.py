@@ -64,7 +64,9 @@ def assess(rise: Numbers, first: Tensor, second: Tensor, earlier_rate: Numbers, 
     still = after <= exact * math.sqrt(max(first.shape[1], 1))
     distance = np.where(still, after, after / (1 - believed))
     rise = np.where(rise <= exact * np.maximum(np.abs(value), 1.0), 0.0, rise)
-    return Assessment(rise, rise * believed**2 / (1 - believed**2), distance, believed)
+    with np.errstate(invalid="ignore"):  # ∞·0 at a start, which has risen from nothing
+        remaining = rise * (believed**2 / (1 - believed**2))
+    return Assessment(rise, remaining, distance, believed)
 
 
 def rounding(dtype: torch.dtype) -> float:

@@ -13,7 +13,14 @@ from ppl_gen.selecting.candidates import Candidate, SpecLike, candidates
 from ppl_gen.selecting.folds import cross_validated
 from ppl_gen.selecting.likelihood_ratio import sizes_in_order, tested
 from ppl_gen.selecting.selection import CRITERIA, Selection
-from ppl_gen.selecting.tabulating import Row, about_the_data, best_row, incomparable, table, table_rows
+from ppl_gen.selecting.tabulating import (
+    about_the_data,
+    best_row,
+    check_settings,
+    incomparable,
+    table,
+    table_rows,
+)
 from ppl_gen.selecting.tasks import MISTAKES, Outcome, Shared, fit_candidate
 from ppl_gen.selecting.workers import Workers
 
@@ -72,29 +79,31 @@ def select(
     """
     _check(criterion, folds)
     found = candidates(spec, grid)
+    check_settings(found)
     order = sizes_in_order([one.settings for one in found]) if criterion == "blrt" else []
     shared, draws = Shared(data, weights, algorithm, seed), at_least_one(draws, "draws")
     with Workers(workers, shared) as pool:
         outcomes = _fitted(pool, found)
         rows = table_rows(outcomes)
-        chosen: int | None = None
+        chosen, notes = None, tuple[str, ...]()
         if criterion == "cv" and not pool.interrupted:
             for row, held in zip(rows, cross_validated(pool, outcomes, folds), strict=True):
                 if held is not None:
                     row |= {"cv": held.mean, "cv_se": held.error}
                     row["warnings"] += held.warnings
         if criterion == "blrt" and not pool.interrupted:
-            tests, chosen = tested(pool, order, outcomes, draws)
+            tests, chosen, notes = tested(pool, order, outcomes, draws)
             for i, test in tests.items():
                 rows[i] |= {"blrt": test.statistic, "blrt_p": test.p}
                 rows[i]["warnings"] += test.warnings
     if criterion != "blrt":
         chosen = best_row(rows, criterion)
-    if chosen is None and not pool.interrupted:
-        raise FitError(_none_chosen(criterion, found, rows))
-    notes = ("interrupted: what was not done is missing",) * pool.interrupted
-    if criterion == "blrt" and chosen == order[-1]:
-        notes += ("the largest size of the grid is not rejected by anything: try larger ones",)
+    if pool.interrupted:
+        notes += ("interrupted: what was not done is missing",)
+    elif chosen is None:
+        why = ": none of them has classes" if criterion == "icl" else ""
+        notes += (f"{CRITERIA[criterion][1]} could be computed for no candidate{why}",)
+        warnings.warn(notes[-1], stacklevel=2)
     paths = tuple(dict.fromkeys(path for one in found for path in one.settings))
     fits = tuple(None if own is None else own.fit for own in outcomes)
     return Selection(table(found, rows, paths, criterion), fits, criterion, paths, chosen, notes)
@@ -118,27 +127,17 @@ def _fitted(pool: Workers, found: Sequence[Candidate]) -> list[Outcome | None]:
     for i, outcome in zip(sound, done, strict=True):
         outcomes[i] = outcome
     fits = [own for own in outcomes if own is not None and own.fit is not None]
-    if not fits:
-        if any(own is None for own in outcomes):
-            raise KeyboardInterrupt
-        _raise_first(found, outcomes)
+    if not fits and None in outcomes:
+        raise KeyboardInterrupt
+    if not any(own is None or own.answers for own in outcomes):
+        _raise_first(found, [own for own in outcomes if own is not None])
     for message in (*about_the_data(fits), *incomparable([own.fit for own in fits if own.fit is not None])):
         warnings.warn(message, stacklevel=3)
     return outcomes
 
 
-def _raise_first(found: Sequence[Candidate], outcomes: Sequence[Outcome | None]) -> Never:
-    problems = [own.problem for own in outcomes if own is not None]
+def _raise_first(found: Sequence[Candidate], outcomes: Sequence[Outcome]) -> Never:
+    problems = [own.problem or FitError(own.fit.status.value if own.fit else "") for own in outcomes]
     kind = next(kind for kind in MISTAKES if isinstance(problems[0], kind))
     same = len({str(problem) for problem in problems}) == 1
     raise kind(str(problems[0]) if same else f"every candidate fails; the first, {found[0]}: {problems[0]}")
-
-
-def _none_chosen(criterion: str, found: Sequence[Candidate], rows: Sequence[Row]) -> str:
-    said = [
-        f"{one}: {'; '.join(row['warnings'])}"
-        for one, row in zip(found, rows, strict=True)
-        if row["warnings"]
-    ]
-    more = f"; and {len(said) - 3} more" * (len(said) > 3)
-    return f"no candidate can be chosen by {CRITERIA[criterion][1]}: {'; '.join(said[:3])}{more}"

@@ -66,8 +66,8 @@ def score_fold(shared: Shared, spec: Spec, table: Table, folds: int, fold: int) 
 
 
 def cross_validated(pool: Workers, outcomes: Sequence[Outcome | None], folds: int) -> list[HeldOut | None]:
-    """Every fitted candidate on every fold; None for one that has no fit, or that Ctrl-C left undone."""
-    fits = {i: own.fit for i, own in enumerate(outcomes) if own is not None and own.fit is not None}
+    """Every candidate that has an answer, on every fold; None for the others, and where Ctrl-C came first."""
+    fits = {i: own.fit for i, own in enumerate(outcomes) if own is not None and own.fit and own.answers}
     tasks = [(fit.spec, fit.data, folds, fold) for fit in fits.values() for fold in range(folds)]
     done = pool.map(score_fold, tasks, f"{folds}-fold cross-validation")
     found: list[HeldOut | None] = [None] * len(outcomes)
@@ -84,11 +84,15 @@ def joined(folds: Sequence[Fold]) -> HeldOut:
     Where the fit without a fold is no answer there is no mean over all rows, and none over the others is put
     in its place: the rows it fails on are the ones that matter.
     """
-    failed = [
-        f"fold {i} of {len(folds)}: {f.problem}" for i, f in enumerate(folds, 1) if f.problem is not None
-    ]
+    failed: dict[str, list[str]] = {}
+    for number, fold in enumerate(folds, 1):
+        if fold.problem is not None:
+            failed.setdefault(str(fold.problem), []).append(str(number))
     if failed:
-        return HeldOut(math.nan, math.nan, tuple(failed))
+        said = (
+            f"without fold {', '.join(own)} of {len(folds)}: {problem}" for problem, own in failed.items()
+        )
+        return HeldOut(math.nan, math.nan, tuple(said))
     values = np.concatenate([fold.log_densities for fold in folds])
     weights = np.concatenate([fold.weights for fold in folds])
     n = float(weights.sum())

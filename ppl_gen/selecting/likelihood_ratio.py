@@ -22,7 +22,7 @@ from ppl_gen.infer.algorithms import EM
 from ppl_gen.infer.replicates import drawn_tables
 from ppl_gen.infer.status import Status
 from ppl_gen.results.fit import Fit
-from ppl_gen.selecting.rows import drawn
+from ppl_gen.selecting.rows import drawn, units
 from ppl_gen.selecting.tasks import MISTAKES, Outcome, Shared, fit_table
 from ppl_gen.selecting.workers import Workers
 
@@ -30,9 +30,8 @@ LEVEL = 0.05  # a p-value up to here asks for the larger size
 # On a sample the smaller model starts where the sample came from, the larger one from the best of some short runs.
 RESTARTS, KEPT = 10, 3
 STEPS = 500  # parameters may go on moving for long where a class too many has nothing to hold on to
-PRECISION = (
-    1e-3  # nats by which a fit of a sample may still rise, the statistic's own scatter being of order 1
-)
+# Nats by which a fit of a sample may still rise; the statistic differs by one or two from sample to sample.
+PRECISION = 1e-3
 
 
 @dataclass(frozen=True)
@@ -100,31 +99,60 @@ def sizes_in_order(settings: Sequence[Mapping[str, Any]]) -> list[int]:
 
 def tested(
     pool: Workers, order: Sequence[int], outcomes: Sequence[Outcome | None], draws: int
-) -> tuple[dict[int, Comparison], int | None]:
+) -> tuple[dict[int, Comparison], int | None, tuple[str, ...]]:
     """Test size after size until the next one is not asked for.
 
     Returns:
-        By candidate, the test that the size before it is enough; and the candidate that the tests stop at,
-        None where they cannot go on (a size has no fit, or Ctrl-C).
+        By candidate, the test that the size before it is enough; the candidate that the tests stop at, None where
+        Ctrl-C came first or the smallest size has no fit; and why they stopped there, where that is not a verdict.
+
+    Raises:
+        FitError: the fits are SVI's, or the weights are no whole numbers.
 
     """
     found: dict[int, Comparison] = {}
     for below, above in pairwise(order):
         null, larger = _fit_of(outcomes[below]), _fit_of(outcomes[above])
-        if null is None or larger is None or null.data is None or larger.data is None:
-            return found, None
-        if {null.algorithm["name"], larger.algorithm["name"]} != {"EM"}:
-            raise FitError("the bootstrap test needs exact log-likelihoods, which EM gives and SVI does not")
+        if null is None:
+            return found, None, ("the smallest size has no fit, so that nothing can be tested against it",)
+        if larger is None:
+            return (
+                found,
+                below,
+                ("the next size has no fit, so that the chosen one was not tested against it",),
+            )
+        tables = _tables(null, larger)
         bare = Outcome(replace(null, data=None))
-        tables = (null.data, larger.data)
         tasks = [(bare, larger.spec, tables, (above, s)) for s in range(draws)]
         done = pool.map(replicate, tasks, f"bootstrap test {len(found) + 1}, {draws} samples")
         if pool.interrupted:
-            return found, None
+            return found, None, ()
         found[above] = judged(2 * (larger.log_likelihood - null.log_likelihood), done)
-        if not found[above].p <= LEVEL:
-            return found, below if math.isfinite(found[above].p) else None
-    return found, order[-1]
+        if math.isnan(found[above].p):
+            return found, below, ("too few samples could be fitted to test the chosen size against the next",)
+        if found[above].p > LEVEL:
+            return found, below, ()
+    return (
+        found,
+        order[-1],
+        ("every test asks for a larger size, up to the largest of the grid: try larger ones",),
+    )
+
+
+def _tables(null: Fit, larger: Fit) -> tuple[Table, Table]:
+    """The rows of both, which samples can be drawn like."""
+    if {null.algorithm["name"], larger.algorithm["name"]} != {"EM"}:
+        raise FitError(
+            "the bootstrap test needs exact log-likelihoods, which EM gives and other algorithms do not"
+        )
+    assert null.data is not None
+    assert larger.data is not None
+    if units(null.data) is None:
+        raise FitError(
+            "a bootstrap sample is of units, and weights that are no whole numbers do not say how many there are; "
+            "choose another criterion"
+        )
+    return null.data, larger.data
 
 
 def judged(statistic: float, samples: Sequence[Replicate]) -> Comparison:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ SHOWN = {
     "hits": ("hits", "{}"),
     "status": ("status", "{}"),
 }
+WIDTH = 110  # letters of a line of warnings
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -137,7 +139,11 @@ class Selection:
             ).rstrip()
             for row in zip(*columns, strict=True)
         ]
-        warned = [f"  {self.name(row)}: {said}" for row, said in enumerate(self.table["warnings"]) if said]
+        warned = [
+            textwrap.fill(f"{self.name(row)}: {said}", WIDTH, initial_indent="  ", subsequent_indent="    ")
+            for row, said in enumerate(self.table["warnings"])
+            if said
+        ]
         return "\n".join(
             [*lines, "", self.verdict(), *self.notes, *(["", "warnings", *warned] if warned else [])]
         )
@@ -145,8 +151,7 @@ class Selection:
     def _cell(self, row: int, name: str, form: str) -> str:
         value: Any = self.table[name].iloc[row]
         if name == "hits":
-            restarts = self.table["restarts"].iloc[row]
-            return "" if not restarts else f"{value}/{restarts}"
+            return f"{value}/{self.table['restarts'].iloc[row]}" if value else ""
         if isinstance(value, float) and math.isnan(value):
             return ""
         return form.format(value)

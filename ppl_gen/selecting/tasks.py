@@ -51,6 +51,11 @@ class Outcome:
         """Whether Ctrl-C cut it short."""
         return self.fit is not None and self.fit.status is Status.INTERRUPTED
 
+    @property
+    def answers(self) -> bool:
+        """Whether there is a fit with parameters to go by."""
+        return self.fit is not None and self.fit.status.usable
+
     def __reduce__(self) -> Any:
         """As its parts, a compiled program being none of what can be sent: it is compiled again."""
         if self.fit is None:

@@ -51,12 +51,12 @@ class BinomialVector(CellVector):
 
     def log_cells(self, value: Tensor) -> Tensor:
         """Log C(n, x) + x l − n log(1 + e^l)."""
-        kernel = value * self.logits - self.total_count * F.softplus(self.logits)
+        kernel = value * self.logits - self.total_count * F.softplus(self.logits, threshold=40)
         return kernel + self.base_measure(value)
 
     def natural_form(self) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The logits, of x."""
-        return -self.total_count * F.softplus(self.logits), (self.logits,)
+        return -self.total_count * F.softplus(self.logits, threshold=40), (self.logits,)
 
     def features(self, value: Tensor) -> tuple[Tensor, ...]:
         """X itself."""

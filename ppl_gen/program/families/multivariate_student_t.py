@@ -135,7 +135,7 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
         seen: Tensor | None = None,
         current: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Σw, Σw·log u, gains of jumps, then Σwu, Σwux and Σwuxxᵀ, with u as it is expected at the current parameters."""
+        """Σw, Σw·log u, gains of jumps, then Σwu, Σwux and Σwuxxᵀ, with u as expected at the current parameters."""
         assert current is not None
         if seen is not None:
             raise FitError(NO_HOLES)
@@ -152,7 +152,7 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
     def maximise(
         self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """A normal's estimates under the weights u, with df by Newton's method; or a jump of df, if that gains more."""
+        """A normal's estimates under the weights u, df by Newton's method; or a jump of df, if that gains more."""
         D, name = site.sizes.width, "cov" if "cov" in current else "scale_tril"
         n, logs, *jumps, u, first, packed = statistics.split([1, 1, 1, 1, 1, D, D * (D + 1) // 2], -1)
         before = self._complete(n, u, first, _symmetric(packed, D), logs, current, site)

@@ -45,7 +45,7 @@ class NegativeBinomialVector(CellVector):
 
     def log_cells(self, value: Tensor) -> Tensor:
         """Log Γ(r + x) − log Γ(r) − log x! − r log(1 + e^l) + x log σ(l)."""
-        kernel = value * F.logsigmoid(self.logits) - self.total_count * F.softplus(self.logits)
+        kernel = value * F.logsigmoid(self.logits) - self.total_count * F.softplus(self.logits, threshold=40)
         return kernel + log_gamma_ratio(self.total_count, value) - torch.lgamma(value + 1)
 
 

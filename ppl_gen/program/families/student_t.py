@@ -185,7 +185,7 @@ class StudentTFamily(Family):
     def maximise(
         self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """A normal's estimates under the weights u, with df by Newton's method; or a jump of df, if that gains more."""
+        """A normal's estimates under the weights u, df by Newton's method; or a jump of df, if that gains more."""
         n, u, first, second, logs, *jumps = statistics.split(site.sizes.width, -1)
         before = self._complete(n, u, first, second, logs, current, site)
         origin = site.spread(current["loc"], "loc")
@@ -246,7 +246,7 @@ def jump_or(
     jump: tuple[Tensor, Tensor],
     current: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """What EM found, or df's jump alone where it gains more: neither can lower the likelihood, both at once could."""
+    """What EM found, or df's jump alone where it gains more: neither lowers the likelihood, both at once could."""
     df, jumped = jump
     leap = jumped > gain
     kept = {key: torch.where(leap, df if key == "df" else current[key], new) for key, new in found.items()}

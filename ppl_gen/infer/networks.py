@@ -1,0 +1,267 @@
+"""The M-step of networks, and of any group of parameters too large for a Hessian: L-BFGS on Q.
+
+The responsibilities of all rows are held fixed meanwhile: for each restart as many numbers as the nodes' densities
+have entries, N × K for a gate or an expert with K classes. Every point taken raises Q, so that the log-likelihood
+rises with it (F6).
+
+Reference: Liu & Nocedal (1989), On the limited memory BFGS method for large scale optimization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_gen.infer import newton
+from ppl_gen.infer.enumeration import Rows, State, Step, evaluated_sites, latent_axes, marginals_of
+from ppl_gen.infer.newton import Group
+from ppl_gen.infer.restarts import side_by_side
+from ppl_gen.program.families import in_standard_units
+from ppl_gen.program.lowering import How, Lowered, pyro_scope
+from ppl_gen.program.program import Program
+
+STEPS = 20  # of L-BFGS in one M-step
+MEMORY = 10  # pairs of changes that stand in for the Hessian
+ENOUGH = 0.03  # of the gradient's norm at the beginning: what is left to the next M-step
+HALVINGS = 25
+ARMIJO = 1e-4
+PROBE = 1e-4  # length of the step that tells the first curvature
+
+Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Networks:
+    """M-steps by L-BFGS over blocks of rows in standard units, all restarts side by side.
+
+    Args:
+        program: the model.
+        blocks: all rows.
+        weights: of the rows, block by block.
+        how: how steps are executed.
+
+    """
+
+    def __init__(
+        self, program: Program, blocks: Sequence[Rows], weights: Sequence[Tensor], how: How
+    ) -> None:
+        self.program, self.blocks, self.weights = program, blocks, weights
+        self.groups = newton.large_groups(program)
+        self.values = [{**rows, **_supports(program, rows)} for rows in blocks]
+        self.rows = float(sum(own.sum() for own in weights))
+        self._begin = side_by_side(_expectation(program, self.groups), (0, None, None, 0))
+        self._expect = Lowered(side_by_side(_expectation(program, self.groups), (0, None, None)), how, steady=(1, 2))
+        self._climb = {
+            group.name: Lowered(side_by_side(_objective(program, group), (0, 0, 0, None)), how, steady=(3,))
+            for group in self.groups
+        }
+        self._prior = side_by_side(_log_prior(program), (0, 0))
+
+    def maximise(
+        self,
+        state: State,
+        new: State,
+        bounds: Mapping[str, tuple[Tensor, Tensor]],
+        starts: Sequence[Tensor] | None = None,
+    ) -> tuple[State, Tensor]:
+        """The groups' parameters at a higher Q, put into `new`; and which restarts have kept their scales, (R,).
+
+        Args:
+            state: of the E-step, (R, …).
+            new: where all other parameters have moved to.
+            bounds: variance floor and jitter, by node.
+            starts: log-responsibilities, block by block, in the place of the posterior.
+
+        """
+        each = zip(self.blocks, self.weights, strict=True)
+        if starts is None:
+            expected = [self._expect(state, rows, own) for rows, own in each]
+        else:
+            with pyro_scope():
+                expected = [self._begin(state, *b, start) for b, start in zip(each, starts, strict=True)]
+        moved, regular = dict(new), torch.ones(len(next(iter(state.values()))), dtype=torch.bool)
+        for group in self.groups:
+            flat = torch.cat([state[path].flatten(1) for path in group.paths], 1)
+            flat = climb(self._q(group, state, expected), flat)
+            moved |= _unflat(group, state, flat)
+            sound = torch.func.vmap(partial(newton.regular, self.program, group, bounds=bounds))(moved)
+            regular = regular & sound.cpu()
+        return moved, regular
+
+    def _q(self, group: Group, state: State, expected: Sequence[dict[str, Tensor]]) -> Objective:
+        """The group's part of Q, with the log prior, a row on average: (R, P) → (R,) and its gradient (R, P)."""
+        own = [{name: part[name] for name in group.sites} for part in expected]
+        priors = any(True for _ in self.program.priors)
+
+        def q(flat: Tensor) -> tuple[Tensor, Tensor]:
+            parts = _unflat(group, state, flat)
+            found = [
+                self._climb[group.name](parts, state, part, values)
+                for part, values in zip(own, self.values, strict=True)
+            ]
+            if priors:
+                found.append(self._prior(parts, state))
+            value = sum(value for _, value in found)
+            gradient: Any = [sum(g[path] for g, _ in found) for path in group.paths]
+            return value / self.rows, torch.cat([g.flatten(1) for g in gradient], 1) / self.rows
+
+        return q
+
+
+def obstacle(program: Program) -> str | None:
+    """Why the rows of a program's M-step have to be in memory, all at once; None where they need not."""
+    for group in newton.large_groups(program):
+        nodes = " and ".join(group.sites)
+        return f"the parameters of {nodes} are maximised over all rows at fixed responsibilities, by L-BFGS"
+    return None
+
+
+def climb(objective: Objective, start: Tensor) -> Tensor:
+    """Points (R, P) at which each row's objective is at least as high: L-BFGS with steps halved until they rise.
+
+    Args:
+        objective: (R, P) → (R,) and its gradient (R, P).
+        start: (R, P).
+
+    """
+    point = start
+    value, gradient = objective(point)
+    little = ENOUGH * gradient.norm(dim=1)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    length = PROBE / gradient.norm(dim=1, keepdim=True).clamp(min=1e-300)
+    _, beside = objective(point + length * gradient)
+    _remember(pairs, length * gradient, gradient - beside)
+    moving = gradient.isfinite().all(1) & (gradient.norm(dim=1) > 0)
+    for _ in range(STEPS):
+        direction = _direction(pairs, gradient)
+        slope = (direction * gradient).sum(1)
+        uphill = slope > 0
+        direction = torch.where(uphill[:, None], direction, gradient)
+        slope = torch.where(uphill, slope, (gradient**2).sum(1))
+        taken, new_value, new_gradient = _risen(objective, point, value, gradient, direction, slope, moving)
+        _remember(pairs, taken - point, gradient - new_gradient)
+        moving = moving & (taken != point).any(1) & (new_gradient.norm(dim=1) > little)
+        point, value, gradient = taken, new_value, new_gradient
+        if not bool(moving.any()):
+            break
+    return point
+
+
+def _risen(
+    objective: Objective,
+    point: Tensor,
+    value: Tensor,
+    gradient: Tensor,
+    direction: Tensor,
+    slope: Tensor,
+    moving: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The points along the direction that rise enough, with value and gradient; those that find none stay."""
+    length = torch.ones_like(value)
+    best, best_value, best_gradient, open_ = point, value, gradient, moving
+    for _ in range(HALVINGS):
+        trial = torch.where(open_[:, None], point + length[:, None] * direction, best)
+        trial_value, trial_gradient = objective(trial)
+        sound = trial_value.isfinite() & trial_gradient.isfinite().all(1)
+        good = open_ & sound & (trial_value >= value + ARMIJO * length * slope) & (trial_value > value)
+        best = torch.where(good[:, None], trial, best)
+        best_value = torch.where(good, trial_value, best_value)
+        best_gradient = torch.where(good[:, None], trial_gradient, best_gradient)
+        open_ = open_ & ~good
+        if not bool(open_.any()):
+            break
+        length = length / 2
+    return best, best_value, best_gradient
+
+
+def _remember(pairs: list[tuple[Tensor, Tensor]], change: Tensor, bend: Tensor) -> None:
+    """Keep a change of parameters with the fall of the gradient over it, where that says the objective is concave."""
+    concave = (change * bend).sum(1) > 1e-10 * change.norm(dim=1) * bend.norm(dim=1)
+    pairs.append((torch.where(concave[:, None], change, 0.0), torch.where(concave[:, None], bend, 0.0)))
+    del pairs[:-MEMORY]
+
+
+def _direction(pairs: Sequence[tuple[Tensor, Tensor]], gradient: Tensor) -> Tensor:
+    """The two loops of L-BFGS: the inverse Hessian that the pairs describe, times the gradient."""
+    left, steps, unit = gradient, [], torch.ones_like(gradient[:, :1])
+    for change, bend in reversed(pairs):
+        both = (change * bend).sum(1, keepdim=True)
+        inverse = torch.where(both > 0, 1 / both.clamp(min=1e-300), 0.0)
+        share = inverse * (change * left).sum(1, keepdim=True)
+        left = left - share * bend
+        steps.append((change, bend, inverse, share))
+    for change, bend, inverse, _ in steps[::-1]:
+        unit = torch.where(inverse > 0, 1 / (inverse * (bend**2).sum(1, keepdim=True)).clamp(min=1e-300), unit)
+    left = left * unit
+    for change, bend, inverse, share in steps[::-1]:
+        left = left + change * (share - inverse * (bend * left).sum(1, keepdim=True))
+    return left
+
+
+def _expectation(program: Program, groups: Sequence[Group]) -> Step:
+    """(state, rows, weights, start=None) → by site of the groups, the weighted posterior of each entry of its log p."""
+    sites = {name for group in groups for name in group.sites}
+
+    def step(state: State, rows: Rows, weights: Tensor, start: Tensor | None = None) -> dict[str, Tensor]:
+        with in_standard_units():
+            log_probs, _ = evaluated_sites(program, state, rows)
+            axes = list(latent_axes(program, rows).values())
+            _, marginals = marginals_of(log_probs, axes, weights, start)
+        return {name: marginals[name] for name in sites}
+
+    return step
+
+
+def _objective(program: Program, group: Group) -> Step:
+    """(the group's parameters, state, expected, values of all nodes) → Q's gradient by path, and Q."""
+
+    def step(parts: State, state: State, expected: dict[str, Tensor], values: Rows) -> tuple[State, Tensor]:
+        def q(own: State) -> Tensor:
+            total: Any = 0.0
+            for name in group.sites:
+                log_p = torch.func.functional_call(program, {**state, **own}, ("density", name, values))
+                total = total + (expected[name] * log_p).sum()
+            return total
+
+        with in_standard_units():
+            found: tuple[State, Tensor] = torch.func.grad_and_value(q)(parts)
+        return found
+
+    return step
+
+
+def _log_prior(program: Program) -> Step:
+    """(the group's parameters, state) → the log prior's gradient by path, and its value."""
+
+    def step(parts: State, state: State) -> tuple[State, Tensor]:
+        def log_prior(own: State) -> Tensor:
+            value: Tensor = torch.func.functional_call(program, {**state, **own}, ("log_prior",))
+            return value
+
+        found: tuple[State, Tensor] = torch.func.grad_and_value(log_prior)(parts)
+        return found
+
+    return step
+
+
+def _supports(program: Program, rows: Rows) -> dict[str, Tensor]:
+    """Every value of each enumerated node, along its axis."""
+    found = {}
+    for name, axis in latent_axes(program, rows).items():
+        draw = program.generative.draws[name]
+        support = draw.family.support(draw.sizes).to(program.device)
+        event = support.shape[1:]
+        found[name] = support.reshape((len(support),) + (1,) * (-1 - axis) + tuple(event))
+    return found
+
+
+def _unflat(group: Group, state: State, flat: Tensor) -> State:
+    shapes = [state[path].shape for path in group.paths]
+    parts = flat.split([shape[1:].numel() for shape in shapes], 1)
+    return {
+        path: part.reshape(shape).contiguous()
+        for path, part, shape in zip(group.paths, parts, shapes, strict=True)
+    }
