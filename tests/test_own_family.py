@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyro.distributions
@@ -243,3 +245,15 @@ def test_a_distribution_over_vectors_is_refused_by_its_shape():
         family(type("Vector", (), body | {"distribution": over_vectors}))
     with pytest.raises(SpecError, match="Vector's distribution fails at loc"):
         family(type("Vector", (), body | {"distribution": lambda self, mean: mean}))
+
+
+def test_the_example_of_the_contributors_guide_runs_as_it_stands():
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    block = next(part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "@family" in part)
+    done = subprocess.run(
+        [sys.executable, "-c", block + "\nprint(result.certificate.ok, result.status.name)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["True", "CONVERGED"], done.stdout + done.stderr

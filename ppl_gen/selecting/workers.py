@@ -28,7 +28,7 @@ from ppl_gen.infer.status import Interrupt, interruptible
 
 log = logging.getLogger("ppl_gen.selecting")
 
-STARTUP = 5.0  # seconds until a new process has imported everything and recorded its first graph
+STARTUP = 6.0  # seconds until a new process has imported everything and is warm
 WORTH = 0.8  # share of the time alone that several processes may take, to be taken
 POLL = 0.2  # seconds between looks at Ctrl-C
 
