@@ -12,8 +12,8 @@ from ppl_gen import EM, By, Categorical, Spec, select
 
 DATA = Path(__file__).parent / "data" / "carcinoma.csv"
 
-# Slides fall into k classes; within a class the seven verdicts are independent of each other. How many verdicts there
-# are, and that each is 1 or 2, comes from the data.
+# Slides fall into k classes; within a class the seven verdicts are independent of each other. How many verdicts
+# there are, and that each is 1 or 2, comes from the data.
 CLASSES = Spec(model={"z": Categorical(2), "x": Categorical(probs=By("z"))})
 
 # Maximised log-likelihoods that poLCA (Linzer and Lewis 2011) finds on the same table.

@@ -5,19 +5,15 @@ python examples/few_labels.py
 
 from __future__ import annotations
 
-import argparse
+import sys
 
 import numpy as np
 from sklearn.datasets import load_iris
 
 from ppl_gen import EM, By, Categorical, MultivariateNormal, Spec, fit
 
-MODEL = Spec(
-    model={
-        "species": Categorical(3),
-        "x": MultivariateNormal(loc=By("species"), cov=By("species")),
-    }
-)
+X = MultivariateNormal(loc=By("species"), cov=By("species"))
+MODEL = Spec(model={"species": Categorical(3), "x": X})
 
 
 def main(small: bool = False) -> None:
@@ -28,17 +24,17 @@ def main(small: bool = False) -> None:
     few = np.full(len(names), None)
     few[shown] = names[shown]  # where None stands, the species is summed out
     hidden = np.setdiff1d(np.arange(len(names)), shown)
-
     algorithm = EM(restarts=10 if small else 50)
     for told, labels in {"15 labels": few, "all labels": names}.items():
         result = fit(MODEL, {"species": labels, "x": iris.data}, algorithm, seed=0)
         right = (result.predict({"x": iris.data[hidden]}) == names[hidden]).mean()
-        print(f"{told:10}  {right:.1%} of the others are named rightly; certificate {result.certificate.ok}")
+        print(
+            f"{told:10}  {right:.1%} of the other 135 told by their measures; certificate {result.certificate.ok}"
+        )
     found = fit(MODEL, {"x": iris.data}, algorithm, seed=0).predict({"x": iris.data})
-    print("no label    classes have no names:", [np.bincount(found[iris.target == k], minlength=3) for k in range(3)])
+    for name in iris.target_names:
+        print(f"no label    {name}: {np.bincount(found[names == name], minlength=3)} in classes 0, 1, 2")
 
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--small", action="store_true", help="few restarts, for a quick look")
-    main(**vars(options.parse_args()))
+    main(small="--small" in sys.argv)

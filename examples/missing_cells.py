@@ -1,11 +1,11 @@
-"""Missing cells: a fifth of Old Faithful's numbers are deleted, the model is fitted to the rest and fills them in.
+"""Missing cells: some of Old Faithful's numbers are deleted, the model is fitted to the rest and fills them in.
 
 python examples/missing_cells.py
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,10 @@ def main(small: bool = False) -> None:
     result = fit(gaussian_mixture(2), holes, EM(restarts=5 if small else 50), seed=0)
     print(f"{gone.sum()} of {truth.size} cells deleted; log-likelihood {result.log_likelihood:.3f}")
 
-    filled = result.impute(holes)["x"]  # conditional means of the deleted cells; the others as they are
-    drawn = result.impute(holes, draws=100 if small else 500)["x"]  # (draws, rows, columns): many completed data sets
+    filled = result.impute(holes)["x"]  # conditional means where a cell is gone
+    drawn = result.impute(holes, draws=100 if small else 500)["x"]  # (draws, rows, columns): completed copies
     low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
-    print("           error of the column's mean   of impute   deleted cells within 90 % of the draws")
+    print("           error of the column's mean   of impute   deleted cells within 90% of the draws")
     for j, name in enumerate(truth):
         own, mean = truth[name][gone[:, j]], holes[name].mean()
         errors = [np.sqrt(np.mean((guess - own) ** 2)) for guess in (mean, filled[gone[:, j], j])]
@@ -38,6 +38,4 @@ def main(small: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--small", action="store_true", help="few starts and draws, for a quick look")
-    main(**vars(options.parse_args()))
+    main(small="--small" in sys.argv)

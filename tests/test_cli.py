@@ -57,7 +57,7 @@ def test_help_and_version_do_not_wait_for_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT)
     assert "heavy: []" in done.stdout, done.stdout + done.stderr
-    for command in ("fit", "show", "predict", "sample", "check"):
+    for command in ("fit", "check", "show", "bootstrap", "predict", "impute", "sample", "select"):
         assert re.search(rf"^  {command} ", done.stdout, re.MULTILINE)
     assert ran("--version").startswith("ppl-gen ")
 

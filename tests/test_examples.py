@@ -17,7 +17,17 @@ import ppl_gen.diagnose
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PUBLIC = {"ppl_gen": ppl_gen.__all__, "ppl_gen.diagnose": ppl_gen.diagnose.__all__}
-PAGES = ["old_faithful", "carcinoma", "digits_vae", "diagnose_with_arviz", "own_model", "own_pyro_loop"]
+PAGES = [
+    "old_faithful",
+    "carcinoma",
+    "digits_vae",
+    "diagnose_with_arviz",
+    "own_model",
+    "own_pyro_loop",
+    "missing_cells",
+    "few_labels",
+    "death_notices",
+]
 
 
 @pytest.fixture
@@ -47,9 +57,38 @@ def test_old_faithful_reaches_the_published_maxima(said):
 
 
 def test_carcinoma_reaches_the_published_maxima(said):
-    rows = {line.split()[0]: line.split() for line in said("carcinoma").splitlines()[1:4]}
-    assert [rows[k][1] for k in "23"] == [rows[k][2] for k in "23"] == ["-317.2568", "-293.7050"]
-    assert rows["3"][4:] == ["633.41", "697.14"]  # poLCA's AIC and BIC
+    text = said("carcinoma")
+    for k, published in ((2, "-317.2568"), (3, "-293.7050"), (4, "-289.2858")):
+        assert f"{k} classes: log-likelihood {published}, published {published}" in text
+    assert re.search(r"^\* +3 .* 633\.41 +697\.14 ", text, re.MULTILINE)  # poLCA's AIC and BIC
+    assert "best by BIC: z.k=3" in text
+
+
+def test_imputed_cells_are_nearer_to_the_deleted_ones_than_means_are(said):
+    lines = re.findall(r"^(\w+) +([\d.]+) +([\d.]+) +(\d+)%$", said("missing_cells"), re.MULTILINE)
+    assert [name for name, *_ in lines] == ["eruptions", "waiting"]
+    for _, mean, imputed, inside in lines:
+        # The two columns correlate at 0.9, so that one leaves 0.44 of the other's spread.
+        assert float(imputed) < 0.5 * float(mean)
+        # Of some fifty cells 90 % are to be inside; three standard errors of that are 13 %.
+        assert int(inside) >= 90 - 13
+
+
+def test_fifteen_labels_name_the_irises(said):
+    text = said("few_labels")
+    right = dict(re.findall(r"^(.+ labels) +([\d.]+)%.*certificate True$", text, re.MULTILINE))
+    # Quadratic discriminants with all labels err on 3 of the 150.
+    assert float(right["all labels"]) > 97
+    assert float(right["15 labels"]) > 95
+
+
+def test_death_notices_reach_the_published_maximum_which_plain_em_is_slow_to(said):
+    text = said("death_notices")
+    fast, slow = (int(count) for count in re.findall(r"after (\d+) evaluations", text))
+    assert re.search(r"SQUAREM +log-likelihood -1989\.945860 .*: converged", text)
+    assert fast < slow
+    assert re.search(r"x\.rate\[z=0\] +2\.663 ", text)
+    assert re.search(r"x\.rate\[z=1\] +1\.256 ", text)
 
 
 @pytest.mark.filterwarnings("ignore:columns 'x:UserWarning")  # pixels that nobody inks

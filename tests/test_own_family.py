@@ -90,7 +90,7 @@ class Geometric:
     support = "count"
 
     def distribution(self, probs):
-        return torch.distributions.Geometric(probs)
+        return torch.distributions.NegativeBinomial(torch.ones_like(probs), probs=1 - probs)
 
     def log_density(self, x, probs):
         return scipy.stats.nbinom.logpmf(x, 1, probs)

@@ -142,7 +142,7 @@ def test_the_bootstrap_test_finds_the_number_of_clumps_and_then_stops():
         {"z.k": [1, 2, 3, 4]},
         criterion="blrt",
         draws=19,
-        algorithm=EM(restarts=3, max_steps=40, lowering="eager"),
+        algorithm=EM(restarts=3, max_steps=25, lowering="eager"),
         workers=1,
     )
     assert found.best.spec.model["z"] == Categorical(2)

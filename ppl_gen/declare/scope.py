@@ -103,6 +103,20 @@ def _way(model: Entries, start: str, goal: str) -> list[str] | None:
     return None
 
 
+def _check_total(name: str, entry: Entry, known: Entries, section: str) -> None:
+    """Refuse a total_count that a named term would give: totals are not learned."""
+    total = getattr(entry, "total_count", None)
+    given = isinstance(entry, Node) and entry.constraints.get("total_count") == "count"
+    if given and isinstance(total, Name) and isinstance(known[total.name], Term):
+        raise SpecError(
+            f"{name!r} needs total_count given with every row, but {total} is {known[total.name]}; "
+            f"write {total}: Input()",
+            section=section,
+            node=name,
+            word=total.name,
+        )
+
+
 def check_uses(name: str, entry: Entry, known: Entries, *, section: str) -> None:
     """Hold each name against its use: categories in By and by=, values with a width in functions and sums.
 
@@ -116,6 +130,7 @@ def check_uses(name: str, entry: Entry, known: Entries, *, section: str) -> None
         SpecError: naming both entries.
 
     """
+    _check_total(name, entry, known, section)
     for part, in_sum in parts_of(entry):
         categories = part.of if isinstance(part, By) else part.by if isinstance(part, Linear | MLP) else ()
         for parent in categories:

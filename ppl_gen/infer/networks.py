@@ -24,13 +24,16 @@ from ppl_gen.program.families import in_standard_units
 from ppl_gen.program.lowering import How, Lowered, pyro_scope
 from ppl_gen.program.program import Program
 
-STEPS = 20  # of L-BFGS in one M-step
-MEMORY = 10  # pairs of changes that stand in for the Hessian
-ENOUGH = 0.03  # of the gradient's norm at the beginning: what is left to the next M-step
+STEPS = 25  # of L-BFGS in one M-step
+LITTLE = 0.01  # nats, over all rows, below which an M-step leaves the parameters where they are,
+STEEP = 3e-4  # if the gradient, a row, is smaller than this: networks have directions that lead nowhere, slowly
+MEMORY = 20  # pairs of changes that stand in for the Hessian
+ENOUGH = 0.1  # of the gradient's norm at the beginning: what is left to the next M-step
 HALVINGS = 25
 ARMIJO = 1e-4
 PROBE = 1e-4  # length of the step that tells the first curvature
 
+Pairs = list[tuple[Tensor, Tensor]]
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -85,7 +88,7 @@ class Networks:
         moved, regular = dict(new), torch.ones(len(next(iter(state.values()))), dtype=torch.bool)
         for group in self.groups:
             flat = torch.cat([state[path].flatten(1) for path in group.paths], 1)
-            flat = climb(self._q(group, state, expected), flat)
+            flat = climb(self._q(group, state, expected), flat, little=LITTLE / self.rows)
             moved |= _unflat(group, state, flat)
             sound = torch.func.vmap(partial(newton.regular, self.program, group, bounds=bounds))(moved)
             regular = regular & sound.cpu()
@@ -119,22 +122,22 @@ def obstacle(program: Program) -> str | None:
     return None
 
 
-def climb(objective: Objective, start: Tensor) -> Tensor:
+def climb(objective: Objective, start: Tensor, *, little: float) -> Tensor:
     """Points (R, P) at which each row's objective is at least as high: L-BFGS with steps halved until they rise.
 
     Args:
         objective: (R, P) → (R,) and its gradient (R, P).
         start: (R, P).
+        little: a rise that is not worth a move, where the gradient is small too.
 
     """
-    point = start
+    point, pairs = start, []
     value, gradient = objective(point)
-    little = ENOUGH * gradient.norm(dim=1)
-    pairs: list[tuple[Tensor, Tensor]] = []
-    length = PROBE / gradient.norm(dim=1, keepdim=True).clamp(min=1e-300)
+    first_value, first = value, gradient.norm(dim=1)
+    length = PROBE / first[:, None].clamp(min=1e-300)
     _, beside = objective(point + length * gradient)
     _remember(pairs, length * gradient, gradient - beside)
-    moving = gradient.isfinite().all(1) & (gradient.norm(dim=1) > 0)
+    moving = gradient.isfinite().all(1) & (first > 0)
     for _ in range(STEPS):
         direction = _direction(pairs, gradient)
         slope = (direction * gradient).sum(1)
@@ -143,11 +146,12 @@ def climb(objective: Objective, start: Tensor) -> Tensor:
         slope = torch.where(uphill, slope, (gradient**2).sum(1))
         taken, new_value, new_gradient = _risen(objective, point, value, gradient, direction, slope, moving)
         _remember(pairs, taken - point, gradient - new_gradient)
-        moving = moving & (taken != point).any(1) & (new_gradient.norm(dim=1) > little)
+        moving = moving & (taken != point).any(1) & (new_gradient.norm(dim=1) > ENOUGH * first)
         point, value, gradient = taken, new_value, new_gradient
         if not bool(moving.any()):
             break
-    return point
+    arrived = (value - first_value < little) & (first < STEEP)
+    return torch.where(arrived[:, None], start, point)
 
 
 def _risen(
@@ -177,7 +181,7 @@ def _risen(
     return best, best_value, best_gradient
 
 
-def _remember(pairs: list[tuple[Tensor, Tensor]], change: Tensor, bend: Tensor) -> None:
+def _remember(pairs: Pairs, change: Tensor, bend: Tensor) -> None:
     """Keep a change of parameters with the fall of the gradient over it, where that says the objective is concave."""
     concave = (change * bend).sum(1) > 1e-10 * change.norm(dim=1) * bend.norm(dim=1)
     pairs.append((torch.where(concave[:, None], change, 0.0), torch.where(concave[:, None], bend, 0.0)))

@@ -142,10 +142,12 @@ class Restarts:
             setattr(self.lanes, name, np.where(plain, getattr(seen, name), getattr(self.lanes, name)))
 
     def _back(self, refused: Flags) -> None:
+        """Where an extrapolation was refused, the plain step; shorter ones next where it was the longest allowed."""
         lanes = self.lanes
         lanes.point = pick(refused, lanes.fallback, lanes.point)
         lanes.phase = np.where(refused, PLAIN, lanes.phase)
-        lanes.longest = np.where(refused, np.maximum(lanes.longest / LONGER, 1.0), lanes.longest)
+        reached = refused & (lanes.length >= lanes.longest)
+        lanes.longest = np.where(reached, np.maximum(lanes.longest / LONGER, 1.0), lanes.longest)
         self._at_point = None
 
     def _halve(self, halve: Flags) -> None:

@@ -12,30 +12,41 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from ppl_gen.program.memory import filled_with, is_contiguous, is_view, large, same_form
+
 _ATEN = torch.ops.aten
-KEPT_NUMBERS = 16_384  # results from this size on are written where the call before wrote them
-_WITH_OUT = {_ATEN.mm.default: _ATEN.mm.out, _ATEN.bmm.default: _ATEN.bmm.out}
-# Operation → the one that writes over its first operand, and whether the operands may change places.
-_IN_PLACE = {
-    _ATEN.add.Tensor: (_ATEN.add_.Tensor, True),
-    _ATEN.mul.Tensor: (_ATEN.mul_.Tensor, True),
-    _ATEN.sub.Tensor: (_ATEN.sub_.Tensor, False),
-    _ATEN.div.Tensor: (_ATEN.div_.Tensor, False),
-    _ATEN.exp.default: (_ATEN.exp_.default, False),
+# Views that may turn out to be what they are a view of.
+_RESHAPING = {
+    _ATEN.view.default,
+    _ATEN._unsafe_view.default,
+    _ATEN.expand.default,
+    _ATEN.permute.default,
+    _ATEN.transpose.int,
+    _ATEN.slice.Tensor,
 }
+_FILLS = {_ATEN.ones_like.default: 1.0, _ATEN.zeros_like.default: 0.0}
 
 
 def merge_equal(graph: Graph) -> None:
     """Let one node stand for all that apply the same operation to the same inputs, and drop what is unused.
 
-    torch has such a pass, but with it comes the import of all of inductor: seconds at every start.
+    torch has such a pass, but with it comes the import of all of inductor: seconds at every start. Views that
+    change nothing and products with 1 are left out too.
     """
+    _fill_plainly(graph)
     first: dict[object, Node] = {}
     for node in list(graph.nodes):
         if node.target is _ATEN.detach.default:  # nothing differentiates a recorded graph
             node.replace_all_uses_with(node.args[0])
             continue
+        if node.target in _RESHAPING and same_form(node, node.args[0]):
+            node.replace_all_uses_with(node.args[0])
+            continue
         if node.op != "call_function" or _random(node) or _mutates(node) or _is_mutated(node):
+            continue
+        factor = _other_factor(node)
+        if factor is not None:
+            node.replace_all_uses_with(factor)
             continue
         leaves, form = pytree.tree_flatten((node.args, node.kwargs))
         key = (node.target, str(form), tuple((type(leaf), leaf) for leaf in leaves))
@@ -47,11 +58,40 @@ def merge_equal(graph: Graph) -> None:
     graph.eliminate_dead_code()
 
 
+def _fill_plainly(graph: Graph) -> None:
+    """`ones_like` and `zeros_like` need nothing of the tensor they are like: its shape is known."""
+    for node in graph.nodes:
+        result = node.meta.get("tensor_meta")
+        if node.target in _FILLS and is_contiguous(result):
+            kwargs = {"dtype": result.dtype, "device": node.meta["device"], "pin_memory": False}
+            node.args, node.kwargs = (list(result.shape), _FILLS[node.target]), kwargs
+            node.target = _ATEN.full.default
+
+
+def _other_factor(node: Node) -> Node | None:
+    """Of a product with 1, and of the same shape as the whole, the other factor."""
+    if node.target is not _ATEN.mul.Tensor or any(user.op == "output" for user in node.users):
+        return None
+    for one, other in (node.args, node.args[::-1]):
+        if not (isinstance(one, Node) and isinstance(other, Node) and same_form(other, node)):
+            continue
+        if filled_with(base_of(one)) == 1.0 and not any(map(_is_mutated, (other, one, base_of(one)))):
+            return other
+    return None
+
+
+def base_of(node: Node) -> Node:
+    """What made the memory that a node is a view of."""
+    while node.op == "call_function" and is_view(node) and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
+
+
 def split(recorded: GraphModule, steady: Collection[int]) -> tuple[GraphModule, GraphModule, GraphModule]:
     """(prologue, interlude, body) with body(*prologue(*steady inputs), *interlude(*other inputs)) the whole.
 
     The prologue holds what depends on the steady inputs alone, the interlude what depends on the others alone;
-    what depends on no input is computed in either.
+    what depends on no input is computed in either. Large stacks of products are left to the body (`_made_anew`).
 
     Args:
         recorded: a flat graph, tensors in and a list of tensors out.
@@ -62,6 +102,7 @@ def split(recorded: GraphModule, steady: Collection[int]) -> tuple[GraphModule, 
     moving = set(inputs) - kept
     constants = _closed_under(recorded.graph, set())
     early = _closed_under(recorded.graph, kept | constants)
+    early -= _made_anew(recorded.graph, early)
     between = _closed_under(recorded.graph, moving | constants) - constants
     late = [n for n in recorded.graph.nodes if n not in early and n not in between]
     needed = {source for node in late for source in node.all_input_nodes}
@@ -80,6 +121,50 @@ def split(recorded: GraphModule, steady: Collection[int]) -> tuple[GraphModule, 
         elif node.op != "placeholder":
             copies[node] = body.node_copy(node, copies.__getitem__)
     return first, second, GraphModule(recorded, body)
+
+
+def _made_anew(graph: Graph, early: set[Node]) -> set[Node]:
+    """Of what never changes, the tables that are as quick to make as to read: not worth the memory of keeping them.
+
+    Those are stacks, of rows or products of rows, at least twice as large as what they are made of. Made by one
+    block's worth at a time they need not leave the processor's cache.
+    """
+    found: set[Node] = set()
+    for node in list(graph.nodes):
+        if node.target is not _ATEN.cat.default or node not in early or not large(node):
+            continue
+        readers = _views_of(node, early)
+        if readers is None or not any(user not in early for reader in readers for user in reader.users):
+            continue
+        pieces = list(node.args[0])
+        products = {n for n in pieces if n.target is _ATEN.mul.Tensor and list(n.users) == [node]}
+        rest = [n for n in pieces if n not in products and filled_with(n) is None]
+        sources = {base_of(source) for product in products for source in product.all_input_nodes}
+        sources |= {base_of(n) for n in rest}
+        if 2 * sum(map(_numbers, sources)) > _numbers(node):
+            continue
+        with graph.inserting_before(node):
+            fills = {n: graph.node_copy(n) for n in pieces if filled_with(n) is not None}
+        node.args = ([fills.get(n, n) for n in pieces], *node.args[1:])
+        found |= products | readers | set(fills.values())
+    return found
+
+
+def _views_of(node: Node, early: set[Node]) -> set[Node] | None:
+    """A node with its views, and theirs, among the early ones; None where one of those computes with it."""
+    found, front = {node}, [node]
+    while front:
+        for user in front.pop().users:
+            if user in early:
+                if not is_view(user):
+                    return None
+                found.add(user)
+                front.append(user)
+    return found
+
+
+def _numbers(node: Node) -> int:
+    return int(node.meta["tensor_meta"].shape.numel())
 
 
 def _closed_under(graph: Graph, given: set[Node]) -> set[Node]:
@@ -105,93 +190,6 @@ def _part(recorded: GraphModule, nodes: set[Node], wanted: list[Node]) -> tuple[
     part.output([copies[node] for node in wanted])
     part.eliminate_dead_code()
     return GraphModule(recorded, part), wanted
-
-
-def reuse_memory(recorded: GraphModule) -> None:
-    """Let matrix products write where they wrote before, and elementwise operations over what nobody reads again.
-
-    Fresh memory costs a page fault every 4 KiB, which for blocks of a megabyte is more than the arithmetic.
-    """
-    graph = recorded.graph
-    _write_in_place(graph)
-    returned = _reaching_output(graph)
-    for node in list(graph.nodes):
-        result = node.meta.get("tensor_meta")
-        if node.target not in _WITH_OUT or node in returned or result.shape.numel() < KEPT_NUMBERS:
-            continue
-        device = node.meta["val"].device
-        recorded.register_buffer(
-            f"kept_{node.name}", torch.empty(result.shape, dtype=result.dtype, device=device)
-        )
-        with graph.inserting_before(node):
-            memory = graph.get_attr(f"kept_{node.name}")
-        node.target, node.kwargs = _WITH_OUT[node.target], {"out": memory}
-    recorded.recompile()
-
-
-def _reaching_output(graph: Graph) -> set[Node]:
-    """The nodes whose memory a result of the graph may share."""
-    (output,) = (node for node in graph.nodes if node.op == "output")
-    found: set[Node] = set()
-    front = list(output.all_input_nodes)
-    while front:
-        node = front.pop()
-        if node not in found:
-            found.add(node)
-            front.extend(node.all_input_nodes if _is_view(node) else [])
-    return found
-
-
-def _write_in_place(graph: Graph) -> None:
-    order = {node: position for position, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        if node.op != "call_function" or node.target not in _IN_PLACE:
-            continue
-        in_place, commutes = _IN_PLACE[node.target]
-        operands = [arg for arg in node.args[: 1 + commutes] if isinstance(arg, Node)]
-        for operand in operands:
-            if _same_form(operand, node) and _dies_at(operand, node, order):
-                others = [arg for arg in node.args if arg is not operand]
-                node.target, node.args = in_place, (operand, *others)
-                break
-
-
-def _dies_at(operand: Node, reader: Node, order: dict[Node, int]) -> bool:
-    """Whether `reader` is the last to read this operand's memory, and that memory is the graph's own."""
-    if [arg for arg in reader.args if arg is operand] != [operand]:
-        return False
-    node, through = operand, reader
-    while True:  # down the views, to the operation that made the memory
-        for user in node.users:
-            if user is not through and (order[user] > order[reader] or _is_view(user)):
-                return False
-        if node.op != "call_function":
-            return False
-        if not _is_view(node):
-            return True
-        base = node.all_input_nodes[0]
-        if not _same_size(base, node):
-            return False
-        node, through = base, node
-
-
-def _is_view(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is None or any(result.alias_info is not None for result in schema.returns)
-
-
-def _same_form(a: Node, b: Node) -> bool:
-    first, second = a.meta.get("tensor_meta"), b.meta.get("tensor_meta")
-    return (
-        first is not None
-        and second is not None
-        and (first.shape, first.dtype, first.stride) == (second.shape, second.dtype, second.stride)
-    )
-
-
-def _same_size(a: Node, b: Node) -> bool:
-    first, second = a.meta.get("tensor_meta"), b.meta.get("tensor_meta")
-    return first is not None and second is not None and first.shape.numel() == second.shape.numel()
 
 
 def _random(node: Node) -> bool:

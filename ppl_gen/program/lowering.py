@@ -1,8 +1,8 @@
 """Run a pure step through Pyro once, and its graph of tensor operations from then on.
 
 Pyro's effect handlers cost a millisecond or more a step, whatever the data. A step here is a function of tensors
-alone (parameters in, results out), so `make_fx` can record what it does to tensors, handlers and all, and the
-recorded graph is then run, or compiled. Eager, traced and compiled are three ways to run one step.
+alone (parameters in, results out), so what it does to tensors can be recorded, handlers and all, and the graph is
+then run, or compiled. Eager, traced and compiled are three ways to run one step.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from typing import Any, Literal
 import pyro
 import torch
 from torch import Tensor
-from torch._guards import TracingContext, tracing
-from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from ppl_gen.errors import FitError
-from ppl_gen.program.graphs import merge_equal, reuse_memory, split
+from ppl_gen.program.graphs import merge_equal, split
+from ppl_gen.program.memory import reuse_memory
+from ppl_gen.program.recording import record
 
 log = logging.getLogger("ppl_gen")
 
@@ -109,8 +107,10 @@ class Lowered:
         if key in self._known:
             return self._known[key][1]
         known = recorded.prologue(*steady)
-        size = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in known}.values())
-        if self.cached + size <= CACHE_BYTES:
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in known}
+        given = {t.untyped_storage().data_ptr() for t in steady}
+        size = sum(nbytes for memory, nbytes in storages.items() if memory not in given)
+        if self.cached + size < CACHE_BYTES:
             self.cached += size
             self._known[key] = (steady, known)  # holding the inputs keeps their ids theirs
         return known
@@ -172,15 +172,8 @@ def trace(flat_step: Callable[..., list[Tensor]], flat: list[Tensor]) -> GraphMo
     Random draws made while recording are taken back, so that the next call draws what an eager one would have.
     """
     devices = [t.device for t in flat if t.is_cuda][:1]
-    # make_fx notes each result as a fake tensor; with one mode at hand it does not build one for every operation.
-    context = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
-    with pyro_scope(), torch.random.fork_rng(devices=devices), tracing(context):
-        recorded = make_fx(flat_step, _disable_torch_fn_metadata_mode=True)(*flat)
-    for name, constant in recorded.named_buffers():
-        if constant.numel() > 1:
-            raise FitError(
-                f"a step captured the tensor {name} of shape {tuple(constant.shape)} as a constant"
-            )
+    with pyro_scope(), torch.random.fork_rng(devices=devices):
+        recorded = record(flat_step, flat)
     merge_equal(recorded.graph)
     recorded.recompile()
     return recorded

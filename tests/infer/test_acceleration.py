@@ -40,7 +40,7 @@ def by_hand() -> tuple[int, float, np.ndarray]:
 
 def test_death_notices_take_a_hundred_evaluations_where_plain_em_takes_thousands():
     plain, log_likelihood, theta = by_hand()
-    assert plain > 2500
+    assert plain > 2500  # references: 2 600 to 2 900, and about 72 with SQUAREM
     found = fit(poisson_mixture(2), {"x": DEATHS}, EM(init=START, tol=1e-13))
     assert found.run.evaluations <= 100
     assert len(found.run.history) <= found.run.evaluations  # what was refused counts, too
@@ -111,7 +111,7 @@ def test_an_extrapolation_that_lowers_the_objective_is_not_taken():
     assert any(len(h) < u for h, u in zip(done.history, done.lanes.used, strict=True))  # some were refused
     assert done.lanes.base.abs().max() < 1e-5
     plain = climb(objective, step, monotone=True, evaluations=5000, accelerate=False)
-    assert done.lanes.used.max() * 5 < plain.lanes.used.min()
+    assert done.lanes.used.max() * 3 < plain.lanes.used.min()
 
 
 def test_a_step_that_overshoots_is_halved_until_it_does_not():

@@ -26,7 +26,7 @@ from ppl_gen.declare.nodes import (
 from ppl_gen.declare.phrasebook import student_t_mixture
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import By, Free, Linear
-from ppl_gen.errors import DataError
+from ppl_gen.errors import DataError, SpecError
 from ppl_gen.fitting import fit
 from ppl_gen.infer.algorithms import EM
 
@@ -326,6 +326,11 @@ def test_more_successes_than_trials_are_named_with_the_total_beside_them():
         fit(spec, {"x": [[1.0], [5.0]], "n": [[3.0], [4.0]]})
     with pytest.raises(DataError, match="counts are whole numbers"):
         fit(spec, {"x": [[1.0], [2.0]], "n": [[3.0], [2.5]]})
+
+
+def test_a_total_that_would_have_to_be_learned_is_refused():
+    with pytest.raises(SpecError, match="'x' needs total_count given with every row, but n is Free"):
+        Spec(model={"n": Free(dim=1), "x": Binomial(2, total_count="n")})
 
 
 def test_a_robust_regression_is_that_of_a_general_optimiser():

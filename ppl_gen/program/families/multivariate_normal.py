@@ -160,9 +160,8 @@ def _kl(p: CholeskyNormal, q: CholeskyNormal) -> Tensor:
 def quadratic_features(value: Tensor) -> Tensor:
     """(N, D) → (1 + D + D(D+1)/2, N): 1, x_i, x_i x_j for j ≤ i."""
     columns = value.T  # (D, N)
-    first, second = torch.tril_indices(len(columns), len(columns), device=value.device)
-    products = columns.index_select(0, first) * columns.index_select(0, second)
-    return torch.cat([torch.ones_like(columns[:1]), columns, products])
+    products = [columns[i : i + 1] * columns[: i + 1] for i in range(len(columns))]
+    return torch.cat([torch.ones_like(columns[:1]), columns, *products])
 
 
 class MultivariateNormalFamily(Family):
