@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ppl_gen.data.table import Table
 from ppl_gen.errors import FitError
-from ppl_gen.infer import replicates
+from ppl_gen.infer import networks, replicates
 from ppl_gen.infer.bootstrap import parametric_refits, weighted_refits
 from ppl_gen.infer.natural import leaves, natural_map, nested
 from ppl_gen.infer.route import em_obstacle
@@ -163,6 +163,8 @@ def bootstrap(
     obstacle = em_obstacle(program)
     if obstacle is not None:
         raise FitError(f"bootstrap refits by EM, which cannot fit this model: {obstacle}")
+    if (reason := networks.obstacle(program)) is not None:
+        raise FitError(f"bootstrap runs the refits side by side, and here {reason}")
     state = dict(program.state_dict())
     options = {"tol": TOLERANCE, "max_steps": MAX_STEPS}
     if kind == "parametric":

@@ -75,9 +75,9 @@ def _relocate(layer: nn.Module, path: str, state: State, shift: Tensor, unit: Te
     for part, own in parts:
         for entry in _numbers(part, own):
             value = state[entry]
-            per = unit.to(value)
-            per = per[..., :1] if value.shape[-1] == 1 and not entry.endswith("weight") else per
-            state[entry] = value / (per.unsqueeze(-1) if entry.endswith("weight") else per)
+            per, matrix = unit.to(value), entry.startswith(f"{own}.weight")
+            per = per[..., :1] if value.shape[-1] == 1 and not matrix else per
+            state[entry] = value / (per.unsqueeze(-1) if matrix else per)
     for part, own in parts:
         if (intercept := _intercept(part, own)) is not None:
             value = state[intercept]
@@ -100,14 +100,20 @@ def _takes_units(program: Program, draw: Draw) -> bool:
         layer = program.generative.layers[slot.layer]
         identity = getattr(slot.term, "transform", None) in (None, "identity" if key == "loc" else "exp")
         parts = [part for part, _ in _parts(layer, "")]
-        known = all(isinstance(part, Constant | TableLayer | LinearLayer) for part in parts)
+        known = all(isinstance(part, Constant | TableLayer | LinearLayer | MLPLayer) for part in parts)
         plain = not any(isinstance(part, TableLayer) and part.ordered for part in parts)
         partly = any(isinstance(part, Constant) and part.n_free for part in parts)
-        able = any(_intercept(part, "") is not None for part in parts)
+        narrow = isinstance(layer, LinearLayer | MLPLayer) and _width(layer) != draw.sizes.width
+        able = not narrow and any(_intercept(part, "") is not None for part in parts)
         able = able or (key == "scale" and isinstance(layer, Constant))
         if not (identity and known and plain and able) or partly:
             return False
     return True
+
+
+def _width(layer: LinearLayer | MLPLayer) -> int:
+    axes = layer.own if isinstance(layer, LinearLayer) else layer.axes
+    return 0 if axes is None else axes[0]
 
 
 def _layers(program: Program, draw: Draw) -> list[nn.Module]:
@@ -126,6 +132,9 @@ def _numbers(part: nn.Module, path: str) -> list[str]:
     """Everything that a location's unit divides."""
     if isinstance(part, LinearLayer):
         return [f"{path}.weight", f"{path}.bias"]
+    if isinstance(part, MLPLayer):  # its output layer, which may have no bias of its own
+        last = part.n_hidden
+        return [f"{path}.weights.{last}"] + [f"{path}.biases.{last}"] * (len(part.biases) > last)
     return [f"{path}.table"] if isinstance(part, TableLayer) else [f"{path}.value"]
 
 
@@ -133,6 +142,8 @@ def _intercept(part: nn.Module, path: str) -> str | None:
     """Where a part's free intercept lies, if it has one."""
     if isinstance(part, LinearLayer) and part.free_bias:
         return f"{path}.bias"
+    if isinstance(part, MLPLayer) and len(part.biases) > part.n_hidden:
+        return f"{path}.biases.{part.n_hidden}"
     if isinstance(part, TableLayer) and not part.contrast:
         return f"{path}.table"
     return None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ppl_gen.infer.coordinates import Coordinates
 from ppl_gen.infer.enumeration import State
-from ppl_gen.infer.ordering import _axes, _exchangeable, _lookup_of, _permuted
+from ppl_gen.infer.ordering import axes_of, exchangeable, lookup_of, permuted
 from ppl_gen.program.half import Half
 from ppl_gen.program.program import Program
 
@@ -51,13 +51,13 @@ def aligned(program: Program, like: State, state: State) -> State:
     https://doi.org/10.1002/nav.3800020109); with several latents, in turns.
     """
     half = program.generative
-    names = [name for name in program.enumerated if _exchangeable(half, name)]
+    names = [name for name in program.enumerated if exchangeable(program, name)]
     for _ in range(ROUNDS if len(names) > 1 else 1):
         for name in names:
             one, other = by_class(half, like, name), by_class(half, state, name)
             cost = ((one.unsqueeze(1) - other.unsqueeze(0)) ** 2).sum(-1)  # (K, K)
             _, order = linear_sum_assignment(cost.double().cpu().numpy())
-            state = _permuted(half, state, name, torch.as_tensor(order))
+            state = permuted(half, state, name, torch.as_tensor(order))
     return state
 
 
@@ -67,7 +67,7 @@ def by_class(half: Half, state: State, name: str) -> Tensor:
     own = {slot.layer for slot in half.draws[name].slots.values()}
     for key, layer in half.layers.items():
         for path in (p for p in state if p.startswith(f"generative.layers.{key}.")):
-            axes = _axes(_lookup_of(layer, path), name) + [-1] * (key in own)
+            axes = axes_of(lookup_of(layer, path), name) + [-1] * (key in own)
             if axes:
                 leaf = state[path].movedim(axes[-1], 0)
                 parts.append(leaf.reshape(len(leaf), -1))

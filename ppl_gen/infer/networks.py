@@ -25,8 +25,10 @@ from ppl_gen.program.lowering import How, Lowered, pyro_scope
 from ppl_gen.program.program import Program
 
 STEPS = 25  # of L-BFGS in one M-step
-LITTLE = 0.01  # nats, over all rows, below which an M-step leaves the parameters where they are,
-STEEP = 3e-4  # if the gradient, a row, is smaller than this: networks have directions that lead nowhere, slowly
+LITTLE = 0.05  # nats, over all rows, below which an M-step leaves the parameters where they are,
+STEEP = (
+    5e-4  # if the gradient, a row, is smaller than this: networks have directions that lead nowhere, slowly
+)
 MEMORY = 20  # pairs of changes that stand in for the Hessian
 ENOUGH = 0.1  # of the gradient's norm at the beginning: what is left to the next M-step
 HALVINGS = 25
@@ -48,15 +50,15 @@ class Networks:
 
     """
 
-    def __init__(
-        self, program: Program, blocks: Sequence[Rows], weights: Sequence[Tensor], how: How
-    ) -> None:
+    def __init__(self, program: Program, blocks: Sequence[Rows], weights: Sequence[Tensor], how: How) -> None:
         self.program, self.blocks, self.weights = program, blocks, weights
         self.groups = newton.large_groups(program)
         self.values = [{**rows, **_supports(program, rows)} for rows in blocks]
         self.rows = float(sum(own.sum() for own in weights))
         self._begin = side_by_side(_expectation(program, self.groups), (0, None, None, 0))
-        self._expect = Lowered(side_by_side(_expectation(program, self.groups), (0, None, None)), how, steady=(1, 2))
+        self._expect = Lowered(
+            side_by_side(_expectation(program, self.groups), (0, None, None)), how, steady=(1, 2)
+        )
         self._climb = {
             group.name: Lowered(side_by_side(_objective(program, group), (0, 0, 0, None)), how, steady=(3,))
             for group in self.groups
@@ -118,7 +120,7 @@ def obstacle(program: Program) -> str | None:
     """Why the rows of a program's M-step have to be in memory, all at once; None where they need not."""
     for group in newton.large_groups(program):
         nodes = " and ".join(group.sites)
-        return f"the parameters of {nodes} are maximised over all rows at fixed responsibilities, by L-BFGS"
+        return f"the M-step of {nodes}, L-BFGS at fixed responsibilities, runs over all rows several times"
     return None
 
 
@@ -198,7 +200,9 @@ def _direction(pairs: Sequence[tuple[Tensor, Tensor]], gradient: Tensor) -> Tens
         left = left - share * bend
         steps.append((change, bend, inverse, share))
     for change, bend, inverse, _ in steps[::-1]:
-        unit = torch.where(inverse > 0, 1 / (inverse * (bend**2).sum(1, keepdim=True)).clamp(min=1e-300), unit)
+        unit = torch.where(
+            inverse > 0, 1 / (inverse * (bend**2).sum(1, keepdim=True)).clamp(min=1e-300), unit
+        )
     left = left * unit
     for change, bend, inverse, share in steps[::-1]:
         left = left + change * (share - inverse * (bend * left).sum(1, keepdim=True))

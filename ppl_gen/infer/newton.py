@@ -176,7 +176,9 @@ def step(
     curvature = curvature.clamp(min=LEAST_CURVATURE * curvature.amax().clamp(min=1e-300))
     rows = count.clamp(min=1e-300)
     along = axes.mT @ torch.where(finite, gradient / unit, 0.0)
-    own = curvature / ((axes / unit.unsqueeze(-1)) ** 2).sum(0)  # along each axis, in the parameters' own units
+    own = curvature / ((axes / unit.unsqueeze(-1)) ** 2).sum(
+        0
+    )  # along each axis, in the parameters' own units
     endless = (own < FLAT * rows) & (along**2 / curvature < FLAT * rows)
     along = torch.where(endless, 0.0, along)
     move = (axes @ (along / curvature)) / unit

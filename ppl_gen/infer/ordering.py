@@ -25,8 +25,7 @@ def by_decreasing_weight(
     """Permute each latent's categories; returns the state and the first latent's shares, largest first.
 
     `statistics` are the latents' expected statistics: how often each category is expected, given its parents. A
-    latent keeps its order where the declaration tells its categories apart: written probabilities, an ordered
-    table, a function that takes it one-hot, or several cells at once.
+    latent keeps its order where something tells its categories apart; see `exchangeable`.
     """
     shares: dict[str, Tensor] = {}
     for name, counts in statistics.items():
@@ -34,10 +33,9 @@ def by_decreasing_weight(
             continue
         totals = counts.reshape(-1, counts.shape[-1]).sum(0).cpu()
         shares[name] = totals / totals.sum()
-        same = _exchangeable(program.generative, name) and not program.priors.tells_apart(name)
-        if same and shares[name].isfinite().all():
+        if exchangeable(program, name) and shares[name].isfinite().all():
             order = totals.argsort(descending=True, stable=True)
-            state, shares[name] = _permuted(program.generative, state, name, order), shares[name][order]
+            state, shares[name] = permuted(program.generative, state, name, order), shares[name][order]
     return state, tuple(next(iter(shares.values()), torch.ones(1)).tolist())
 
 
@@ -58,7 +56,18 @@ def latent_statistics(program: Program, state: State, table: Table) -> dict[str,
     return totals
 
 
-def _exchangeable(half: Half, name: str) -> bool:
+def exchangeable(program: Program, name: str) -> bool:
+    """Whether any permutation of a latent's categories, carried out in all its tables, is the same law.
+
+    Not where something tells them apart: known labels, different priors, written probabilities, an ordered table, a
+    function that takes the latent one-hot, or several cells at once.
+    """
+    if name in program.schema.partial or program.priors.tells_apart(name):
+        return False
+    return _alike(program.generative, name)
+
+
+def _alike(half: Half, name: str) -> bool:
     draw = half.draws[name]
     if draw.sizes.width > 1 or draw.node.support != "category":
         return False
@@ -81,7 +90,8 @@ def _users(half: Half, layer: str) -> int:
     return sum(slot.layer == layer for draw in half.draws.values() for slot in draw.slots.values())
 
 
-def _permuted(half: Half, state: State, name: str, order: Tensor) -> State:
+def permuted(half: Half, state: State, name: str, order: Tensor) -> State:
+    """The state with a latent's categories in another order."""
     new = dict(state)
     own = {slot.layer for slot in half.draws[name].slots.values()}
     for key in half.layers:
@@ -89,22 +99,22 @@ def _permuted(half: Half, state: State, name: str, order: Tensor) -> State:
             layer = half.layers[key]
             if key in own:
                 new[path] = new[path].index_select(-1, order.to(new[path].device))
-            lookup = _lookup_of(layer, path)
-            for axis in _axes(lookup, name):
+            lookup = lookup_of(layer, path)
+            for axis in axes_of(lookup, name):
                 new[path] = new[path].index_select(axis, order.to(new[path].device))
     return new
 
 
-def _lookup_of(layer: torch.nn.Module, path: str) -> object:
+def lookup_of(layer: torch.nn.Module, path: str) -> object:
     if isinstance(layer, SumLayer):
         position = int(path.split(".terms.")[1].split(".")[0])
-        return _lookup_of(layer.terms[position], path)
+        return lookup_of(layer.terms[position], path)
     free_bias = not isinstance(layer, LinearLayer) or layer.free_bias or not path.endswith(".bias")
     entering = ".inputs." in path
     return getattr(layer, "lookup", None) if free_bias and not entering else None
 
 
-def _axes(lookup: object, name: str) -> list[int]:
+def axes_of(lookup: object, name: str) -> list[int]:
     if lookup is None:
         return []
     axes, position = [], 0

@@ -81,13 +81,7 @@ def aligned(program: Program, state: State, table: Table, states: Sequence[State
 
     Reference: Kuhn (1955), https://doi.org/10.1002/nav.3800020109
     """
-    latents = [
-        name
-        for name in program.enumerated
-        if ordering._exchangeable(program.generative, name)
-        and not program.priors.tells_apart(name)
-        and name not in program.schema.partial
-    ]
+    latents = [name for name in program.enumerated if ordering.exchangeable(program, name)]
     if not latents:
         return list(states)
     some = np.unique(np.linspace(0, table.n_units - 1, min(LABELLED_ROWS, table.n_units)).astype(np.int64))
@@ -100,7 +94,7 @@ def aligned(program: Program, state: State, table: Table, states: Sequence[State
         for name in latents:
             overlap = each[name][0] @ each[name][s].T  # (K, K)
             _, order = linear_sum_assignment(-overlap.cpu().numpy())
-            own = ordering._permuted(program.generative, own, name, torch.as_tensor(order))
+            own = ordering.permuted(program.generative, own, name, torch.as_tensor(order))
         found.append(own)
     return found
 

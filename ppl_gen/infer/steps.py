@@ -72,7 +72,10 @@ def maximisation_step(program: Program, only: Sequence[str] | None = None) -> St
     def step(
         state: State, statistics: dict[str, Tensor], bounds: dict[str, tuple[Tensor, Tensor]]
     ) -> tuple[State, Tensor]:
-        new, regular = dict(state), [torch.ones((), dtype=torch.bool, device=next(iter(state.values())).device)]
+        new, regular = (
+            dict(state),
+            [torch.ones((), dtype=torch.bool, device=next(iter(state.values())).device)],
+        )
         for draw in wanted:
             current, site = site_of(program, draw, state)
             if regression.is_regression(program, draw):

@@ -12,7 +12,8 @@ from torch.nn.functional import pad
 
 from ppl_gen.data.stream import Block, StreamedTable
 from ppl_gen.data.table import Table
-from ppl_gen.infer import newton
+from ppl_gen.errors import FitError
+from ppl_gen.infer import networks, newton
 from ppl_gen.infer.engine import EAGER_M_STEPS, Engine, Statistics, block_rows, filled, log_prior_of, summed
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.restarts import side_by_side
@@ -28,6 +29,10 @@ class StreamedEngine(Engine):
     """`Engine` over a streamed table: the same steps and the same blocks, each read when it is its turn."""
 
     def __init__(self, program: Program, table: StreamedTable, state: State, restarts: int, how: How) -> None:
+        if (reason := networks.obstacle(program)) is not None:
+            raise FitError(
+                f"rows that stay in their files do not serve this model: {reason}. Load them, or use SVI(…)"
+            )
         self.program, self.table, self.how = program, table, how
         self.standard = Standard(program, table, state)
         self.bounds = bounds_of(self.standard, table)

@@ -102,8 +102,9 @@ def split(recorded: GraphModule, steady: Collection[int]) -> tuple[GraphModule, 
     moving = set(inputs) - kept
     constants = _closed_under(recorded.graph, set())
     early = _closed_under(recorded.graph, kept | constants)
-    early -= _made_anew(recorded.graph, early)
-    between = _closed_under(recorded.graph, moving | constants) - constants
+    anew = _made_anew(recorded.graph, early)
+    early -= anew
+    between = _closed_under(recorded.graph, moving | constants) - constants - anew
     late = [n for n in recorded.graph.nodes if n not in early and n not in between]
     needed = {source for node in late for source in node.all_input_nodes}
     first, known = _part(recorded, early, [n for n in recorded.graph.nodes if n in early and n in needed])

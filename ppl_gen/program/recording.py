@@ -53,7 +53,7 @@ class _Recorder(TorchDispatchMode):
     """Runs every operation as it is and adds it to a graph."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph, self.root = Graph(), Module()
         self._captured: dict[int, tuple[Tensor, Node]] = {}
 

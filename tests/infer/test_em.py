@@ -24,7 +24,7 @@ from ppl_gen.infer import engine
 from ppl_gen.infer.algorithms import EM
 from ppl_gen.infer.em import run_em
 from ppl_gen.infer.enumeration import log_marginal
-from ppl_gen.infer.ordering import _exchangeable
+from ppl_gen.infer.ordering import exchangeable
 from ppl_gen.infer.restarts import Restarts
 from ppl_gen.infer.run import Run
 from ppl_gen.infer.starts import Starts
@@ -294,7 +294,7 @@ def test_reordering_classes_keeps_the_law_where_two_latents_share_a_table():
         }
     )
     program = compile_spec(spec, {"x": CLUSTERS[:, :1], "y": CLUSTERS[:, 1:]})
-    assert not _exchangeable(program.generative, "a")
+    assert not exchangeable(program, "a")
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)

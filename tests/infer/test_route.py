@@ -32,7 +32,11 @@ ROUTES = {
         "'z' is a continuous latent",
     ),
     "regression": (Z | U | {"x": Normal(loc=Linear("u", by="z"))}, EM, "every M-step has a closed form"),
-    "network": (U | {"x": Normal(loc=MLP("u", [3]))}, EM, "x.loc = MLP(u, [3]) has no closed-form M-step: Newton"),
+    "network": (
+        U | {"x": Normal(loc=MLP("u", [3]))},
+        EM,
+        "x.loc = MLP(u, [3]) has no closed-form M-step: L-BFGS",
+    ),
     "ordered": (Z | {"x": Normal(2, loc=By("z", ordered=True, dim=1))}, EM, "is ordered"),
     "gating": (
         U | {"z": Categorical(2, logits=Linear("u")), "x": Normal(loc=By("z"))},
@@ -55,6 +59,11 @@ ROUTES = {
         "all dimensions",
     ),
     "sum": (Z | {"c": Categorical(3), "x": Normal(loc=By("z") + By("c"))}, EM, "By(z) + By(c)"),
+    "wide gate": (
+        U | {"z": Categorical(2, logits=MLP("u", [100])), "x": Normal(loc=By("z"))},
+        EM,
+        "z.logits = MLP(u, [100]) has no closed-form M-step: L-BFGS",
+    ),
     "wide network": (U | {"x": Normal(loc=MLP("u", [100]))}, SVI, "parameters without a closed-form M-step"),
 }
 

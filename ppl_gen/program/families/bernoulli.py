@@ -60,10 +60,14 @@ class BernoulliVector(LazyDistribution):
             self._validate_sample(value)
         rows, own = value.shape[:-1], self.logits.shape[:-1]
         if len(own) > 1 and is_outer(own, rows):
-            natural = torch.cat([constants(-F.softplus(self.logits, threshold=40), self.seen), self.logits], -1)
+            natural = torch.cat(
+                [constants(-F.softplus(self.logits, threshold=40), self.seen), self.logits], -1
+            )
             log_prob = outer_log_prob(natural, linear_features(as_rows(value), self.seen))
         else:
-            log_prob = summed_over_cells(value * self.logits - F.softplus(self.logits, threshold=40), self.seen)
+            log_prob = summed_over_cells(
+                value * self.logits - F.softplus(self.logits, threshold=40), self.seen
+            )
         return self._over_batch(log_prob, rows)
 
 

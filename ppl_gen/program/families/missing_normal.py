@@ -1,4 +1,4 @@
-"""The multivariate normal with missing cells: the density of the others, and what they say of those.
+"""The multivariate normal, or t, with missing cells: the density of the others, and what they say of those.
 
 Rows with the same cells missing share one factorisation: M patterns (M, D) of ones and zeros, and each row's
 pattern (N,). The covariance of the seen cells is Σ on them and the identity on the others, which adds nothing.
@@ -48,12 +48,16 @@ def seen_factor(scale_tril: Tensor, patterns: Tensor) -> Tensor:
 
 def log_density(loc: Tensor, scale_tril: Tensor, value: Tensor, seen: Seen) -> Tensor:
     """Log N of the seen cells: loc (…E, D), scale_tril (…E, D, D), value (N, D) → (…E, N)."""
+    squared, log_det = squared_distance(loc, scale_tril, value, seen)
+    return -log_det - 0.5 * LOG_2PI * seen.cells.sum(-1) - 0.5 * squared
+
+
+def squared_distance(loc: Tensor, scale_tril: Tensor, value: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+    """|L⁻¹(x − μ)|² and log |L| of the seen cells, (…E, N) each; see `log_density`."""
     factor = seen_factor(scale_tril, seen.patterns)
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (…E, M)
     apart = (value - loc.unsqueeze(-2)) * seen.cells  # (…E, N, D)
-    standard = _solved(factor, apart, seen)
-    constant = seen.of_rows(-log_det - 0.5 * LOG_2PI * seen.patterns.sum(-1), -1)
-    return constant - 0.5 * (standard**2).sum(-1)
+    return (_solved(factor, apart, seen) ** 2).sum(-1), seen.of_rows(log_det, -1)
 
 
 def completed(loc: Tensor, scale_tril: Tensor, value: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
@@ -71,12 +75,22 @@ def completed(loc: Tensor, scale_tril: Tensor, value: Tensor, seen: Seen) -> tup
 
 
 def expected_statistics(
-    weights: Tensor, loc: Tensor, scale_tril: Tensor, value: Tensor, seen: Seen
+    weights: Tensor,
+    loc: Tensor,
+    scale_tril: Tensor,
+    value: Tensor,
+    seen: Seen,
+    precision: Tensor | None = None,
 ) -> Tensor:
-    """Σ_n w_n E[(1, x, lower triangle of x xᵀ) | seen cells]: weights (…E, N) → (…E, 1 + D + D(D+1)/2)."""
+    """Σ_n w_n E[(1, x, lower triangle of x xᵀ) | seen cells]: weights (…E, N) → (…E, 1 + D + D(D+1)/2).
+
+    With a `precision` u of each row (…E, N), as a t has it, Σ_n w_n E[u·(1, x, x xᵀ) | seen cells]: there the
+    covariance of what is missing is Σ's over u, so that its part counts w alone.
+    """
     D = value.shape[-1]
     expected, left = completed(loc, scale_tril, value, seen)
-    weighted = expected * weights.unsqueeze(-1)
+    counted = weights if precision is None else weights * precision
+    weighted = expected * counted.unsqueeze(-1)
     second = weighted.mT @ expected  # (…E, D, D)
     by_pattern = weights
     if seen.pattern is not None:
@@ -86,17 +100,24 @@ def expected_statistics(
     second = second + (by_pattern.unsqueeze(-1).unsqueeze(-1) * left).sum(-3)
     rows, columns = torch.tril_indices(D, D, device=value.device)
     packed = second.flatten(-2).index_select(-1, rows * D + columns)
-    return torch.cat([weights.sum(-1, keepdim=True), weighted.sum(-2), packed], -1)
+    return torch.cat([counted.sum(-1, keepdim=True), weighted.sum(-2), packed], -1)
 
 
 def log_density_by_row(loc: Tensor, scale_tril: Tensor, value: Tensor, seen: Seen) -> Tensor:
     """`log_density` where parameters differ from row to row: loc (…, N, D), scale_tril (…, N or 1, D, D)."""
+    squared, log_det = squared_distance_by_row(loc, scale_tril, value, seen)
+    return -log_det - 0.5 * LOG_2PI * seen.cells.sum(-1) - 0.5 * squared
+
+
+def squared_distance_by_row(
+    loc: Tensor, scale_tril: Tensor, value: Tensor, seen: Seen
+) -> tuple[Tensor, Tensor]:
+    """`squared_distance` where parameters differ from row to row."""
     factor = _factor_by_row(scale_tril, seen.cells)
     apart = ((value - loc) * seen.cells).unsqueeze(-1)
     factor = factor.expand((*apart.shape[:-2], *factor.shape[-2:]))
     standard = torch.linalg.solve_triangular(factor, apart, upper=False).squeeze(-1)
-    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return -log_det - 0.5 * LOG_2PI * seen.cells.sum(-1) - 0.5 * (standard**2).sum(-1)
+    return (standard**2).sum(-1), factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 def completed_by_row(loc: Tensor, scale_tril: Tensor, value: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
@@ -108,6 +129,15 @@ def completed_by_row(loc: Tensor, scale_tril: Tensor, value: Tensor, seen: Seen)
     left = covariance * lacking.unsqueeze(-1) * lacking.unsqueeze(-2) - regression @ across.mT
     expected = (regression @ ((value - loc) * cells).unsqueeze(-1)).squeeze(-1) + loc
     return torch.where(cells > 0, value, expected), left
+
+
+def noise_of(covariance: Tensor) -> Tensor:
+    """A draw of N(0, covariance) for each row, (…, N, D), where seen cells have variance 0."""
+    # A factor of a singular matrix, by its eigenvectors.
+    spread, axes = torch.linalg.eigh(covariance)
+    factor = axes * spread.clamp(min=0).sqrt().unsqueeze(-2)
+    noise = torch.randn(covariance.shape[:-1], dtype=covariance.dtype, device=covariance.device)
+    return (factor @ noise.unsqueeze(-1)).squeeze(-1)
 
 
 def _factor_by_row(scale_tril: Tensor, cells: Tensor) -> Tensor:

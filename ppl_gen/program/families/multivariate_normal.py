@@ -26,7 +26,10 @@ from ppl_gen.program.families.base import (
 from ppl_gen.program.families.conjugate import with_inverse_wishart, with_normal
 from ppl_gen.program.families.normal import ECM_CYCLES, LOG_2PI
 
-WHITEN_FROM = 16  # dimensions from which x·L⁻¹ is cheaper than the products x_i x_j
+# Dimensions from which x·L⁻¹ takes the place of the products x_i x_j, in standard units too: the products are
+# cheaper, the M-step needs them anyway, but a row's log p is off by up to 3 eps |x|²/λ_min(LLᵀ), at the variance
+# floor 1e-6 nats.
+WHITEN_FROM = 64
 
 
 class CholeskyNormal(LazyDistribution):
@@ -86,10 +89,7 @@ class CholeskyNormal(LazyDistribution):
     def sample_rest(self, value: Tensor) -> Tensor:
         """Rows (N, D) with the cells that are not seen drawn given those that are."""
         expected, left = self.given_seen(value)
-        # Conditional variances of seen cells are 0: a factor of a singular matrix, by its eigenvectors.
-        spread, axes = torch.linalg.eigh(left)
-        factor = axes * spread.clamp(min=0).sqrt().unsqueeze(-2)
-        return expected + (factor @ torch.randn_like(expected).unsqueeze(-1)).squeeze(-1)
+        return expected + missing_normal.noise_of(left)
 
     def _by_row(self) -> bool:
         """Whether the parameters differ from row to row."""

@@ -10,10 +10,11 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from ppl_gen.errors import FitError
+from ppl_gen.program.families import missing_normal
 from ppl_gen.program.families.base import LazyDistribution, Site, Sizes, about_middle, as_rows, is_outer
 from ppl_gen.program.families.cells import pool
 from ppl_gen.program.families.multivariate_normal import (
+    CholeskyNormal,
     MultivariateNormalFamily,
     _symmetric,
     quadratic_features,
@@ -30,8 +31,6 @@ from ppl_gen.program.families.student_t import (
     log_constant,
     precision_density,
 )
-
-NO_HOLES = "a MultivariateStudentT with missing cells is not supported yet: drop those rows, or use StudentT"
 
 
 class CholeskyStudentT(LazyDistribution):
@@ -74,21 +73,50 @@ class CholeskyStudentT(LazyDistribution):
         precision = (torch._standard_gamma(half) / half).clamp(min=torch.finfo(self.df.dtype).tiny)
         return self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1) * precision.rsqrt()
 
-    def where_seen(self, seen: Tensor | None) -> CholeskyStudentT:
-        """All cells, or an error."""
-        if seen is not None:
-            raise FitError(NO_HOLES)
-        return self
-
     def log_prob(self, value: Tensor) -> Tensor:
         """Log t of the whitened distance."""
         if self._validate_args:
             self._validate_sample(value)
         D, df = value.shape[-1], self.df.squeeze(-1)
+        if self.seen is not None:  # the marginal of a t is a t, with the same df
+            squared, volume = self._of_seen(value)
+            count = self.seen.cells.sum(-1)
+            tail = (df + count) / 2 * torch.log1p(squared / df)
+            return self._over_batch(log_constant(df, count) - volume - tail, value.shape[:-1])
         squared = squared_distance(self.loc, self.scale_tril, value)
         volume = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         tail = (df + D) / 2 * torch.log1p(squared / df)
         return self._over_batch(log_constant(df, D) - volume - tail, value.shape[:-1])
+
+    def given_seen(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """E[x | seen cells] (…, N, D), and the scale matrix that the missing cells keep (…, N, D, D).
+
+        Where df and seen cells together are 1 or less there is no mean: then the location.
+        """
+        normal = CholeskyNormal(self.loc, self.scale_tril).where_seen(self.seen)
+        return normal.given_seen(value)
+
+    def sample_rest(self, value: Tensor) -> Tensor:
+        """Rows (N, D) with the cells that are not seen drawn given those that are: x | x_o, u after u | x_o."""
+        expected, left = self.given_seen(value)
+        df = self.df.squeeze(-1)
+        squared, _ = self._of_seen(value)
+        shape = ((df + self.seen.cells.sum(-1)) / 2).expand_as(squared).contiguous()
+        precision = torch._standard_gamma(shape) / ((df + squared) / 2)
+        precision = precision.clamp(min=torch.finfo(df.dtype).tiny)
+        noise = missing_normal.noise_of(left)
+        return expected + noise * precision.rsqrt().unsqueeze(-1)
+
+    def _of_seen(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared distance and log volume of the seen cells, (…, N) each."""
+        own = torch.broadcast_shapes(self.loc.shape[:-1], self.scale_tril.shape[:-2])
+        if own and own[-1] != 1:
+            return missing_normal.squared_distance_by_row(self.loc, self.scale_tril, value, self.seen)
+        D = value.shape[-1]
+        loc, factor = self.loc.expand((*own, D)), self.scale_tril.expand((*own, D, D))
+        if own:
+            loc, factor = loc.squeeze(-2), factor.squeeze(-3)
+        return missing_normal.squared_distance(loc, factor, as_rows(value), self.seen)
 
 
 def squared_distance(loc: Tensor, factor: Tensor, value: Tensor) -> Tensor:
@@ -132,19 +160,29 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
         value: Tensor,
         sizes: Sizes,
         *,
-        seen: Tensor | None = None,
+        seen: Any = None,
         current: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Σw, Σw·log u, gains of jumps, then Σwu, Σwux and Σwuxxᵀ, with u as expected at the current parameters."""
+        """Σw, Σw·log u, gains of jumps, then Σwu, Σwux and Σwuxxᵀ, with u as expected at the current parameters.
+
+        Of missing cells, what the seen ones say of them (Liu and Rubin, 1995).
+        """
         assert current is not None
-        if seen is not None:
-            raise FitError(NO_HOLES)
-        factor = current["cov" if "cov" in current else "scale_tril"].unsqueeze(-3)
-        squared = squared_distance(current["loc"].unsqueeze(-2), factor, value)  # (joint axes…, N)
-        u, log_u = expected_log_weight(current["df"], squared, value.shape[-1])
-        wu = (weights * u).reshape(-1, weights.shape[-1])
-        sums = (wu @ quadratic_features(value).T).reshape((*weights.shape[:-1], -1))
-        jumps = at_jumps(current["df"], squared, value.shape[-1])
+        name, own, D = "cov" if "cov" in current else "scale_tril", weights.shape[:-1], sizes.width
+        if seen is None:
+            squared = squared_distance(current["loc"].unsqueeze(-2), current[name].unsqueeze(-3), value)
+            count: Tensor | int = D
+        else:
+            loc, factor = current["loc"].expand((*own, D)), current[name].expand((*own, D, D))
+            squared, _ = missing_normal.squared_distance(loc, factor, value, seen)
+            count = seen.cells.sum(-1)
+        u, log_u = expected_log_weight(current["df"], squared, count)
+        if seen is None:
+            wu = (weights * u).reshape(-1, weights.shape[-1])
+            sums = (wu @ quadratic_features(value).T).reshape((*own, -1))
+        else:
+            sums = missing_normal.expected_statistics(weights, loc, factor, value, seen, u)
+        jumps = at_jumps(current["df"], squared, count)
         each = (torch.ones_like(u), log_u, *jumps)
         counts = torch.stack([(weights * part).sum(-1) for part in each], -1)
         return torch.cat([counts, sums], -1)

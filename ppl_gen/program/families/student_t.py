@@ -29,7 +29,7 @@ WORTH_IT = 1e-9  # nats a row that a jump must gain
 FINER_FLOOR = 1e-12  # of a normal's floor of variance: a column's spread may be its outliers'
 
 
-def log_constant(df: Tensor, dimensions: int = 1) -> Tensor:
+def log_constant(df: Tensor, dimensions: Tensor | float = 1) -> Tensor:
     """Log Γ((df + D)/2) − log Γ(df/2) − D/2·log(df π), with all its digits where df is large."""
     half, step = df / 2, dimensions / 2
     big = half.clamp(min=LARGE**2)
@@ -81,13 +81,13 @@ class StudentTVector(CellVector):
         return log_constant(self.df) - self.scale.log() - tail
 
 
-def expected_log_weight(df: Tensor, squared: Tensor, dimensions: int = 1) -> tuple[Tensor, Tensor]:
+def expected_log_weight(df: Tensor, squared: Tensor, dimensions: Tensor | float = 1) -> tuple[Tensor, Tensor]:
     """E[u | x] and E[log u | x] at the squared distances: u is Gamma((df + D)/2, (df + squared)/2)."""
     shape, rate = (df + dimensions) / 2, (df + squared) / 2
     return shape / rate, torch.digamma(shape) - rate.log()
 
 
-def at_jumps(df: Tensor, squared: Tensor, dimensions: int = 1) -> list[Tensor]:
+def at_jumps(df: Tensor, squared: Tensor, dimensions: Tensor | float = 1) -> list[Tensor]:
     """How much log p gains where df alone jumps, at the squared distances: one tensor for each of `JUMPS`."""
 
     def tail(df: Tensor) -> Tensor:
