@@ -58,6 +58,7 @@ def made_up(spec, rng):
     kinds = {
         "real": lambda: rng.normal(size=(N, 3)),
         "count": lambda: rng.poisson(3, (N, 2)),
+        "positive": lambda: rng.gamma(2, 1, (N, 2)),
         "boolean": lambda: rng.integers(0, 2, (N, 3)),
         "category": lambda: rng.integers(0, 3, (N, 4)),
     }

@@ -36,16 +36,16 @@ _VIEWS = {  # of all that their operand holds
     _ATEN.transpose.int,
 }
 # Bindings that take the arguments of the recorded operator as they are; the rest stay operators.
-_FUNCTIONS = frozenset(
-    (
-        "abs add all amax amin any bernoulli bitwise_and bitwise_not bitwise_or bmm cat clamp cos cumsum "
-        "diag_embed diagonal digamma div eq exp expm1 floor gather ge gt index_copy index_select isfinite "
-        "isnan le lerp lgamma log log1p logical_and logical_not logical_or logsumexp lt maximum mean "
-        "minimum mm mul ne neg permute pow reciprocal relu rsqrt select sigmoid sign sin split_with_sizes "
-        "sqrt squeeze stack sub sum t tanh transpose tril triu unbind unsqueeze where"
-    ).split()
-)
-_METHODS = frozenset({"add_", "copy_", "div_", "exp_", "expand", "mul_", "sub_", "view"})
+_FUNCTIONS = {
+    "abs", "add", "all", "amax", "amin", "any", "bernoulli", "bitwise_and", "bitwise_not", "bitwise_or",
+    "bmm", "cat", "clamp", "cos", "cumsum", "diag_embed", "diagonal", "digamma", "div", "eq", "exp",
+    "expm1", "floor", "gather", "ge", "gt", "index_copy", "index_select", "isfinite", "isnan", "le",
+    "lerp", "lgamma", "log", "log1p", "logical_and", "logical_not", "logical_or", "logsumexp", "lt",
+    "maximum", "mean", "minimum", "mm", "mul", "ne", "neg", "permute", "pow", "reciprocal", "relu",
+    "rsqrt", "select", "sigmoid", "sign", "sin", "split_with_sizes", "sqrt", "squeeze", "stack", "sub",
+    "sum", "t", "tanh", "transpose", "tril", "triu", "unbind", "unsqueeze", "where",
+}  # fmt: skip
+_METHODS = {"add_", "copy_", "div_", "exp_", "expand", "mul_", "sub_", "view"}
 _LINALG = {
     _ATEN.linalg_solve_triangular.default: torch.linalg.solve_triangular,
     _ATEN.linalg_cholesky_ex.default: torch.linalg.cholesky_ex,

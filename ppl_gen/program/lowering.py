@@ -158,7 +158,7 @@ class Lowered:
 
 
 def _leaves_into(leaves: list[Tensor], tree: Any) -> Any:
-    """Append the tensors of nested dicts, lists and tuples, and say their form: torch's pytree, many times faster."""
+    """Append the tensors of nested dicts, lists and tuples, and say their form: torch's pytree, but quick."""
     if isinstance(tree, Tensor):
         leaves.append(tree)
         return None

@@ -18,8 +18,8 @@ from ppl_gen.results.rows import Rows, in_blocks, seeded
 def imputed(program: Program, table: Table, *, draws: int | None, seed: int) -> dict[str, Array]:
     """Every node of the rows with its missing cells filled in: name → (N, …), or (S, N, …) with `draws`.
 
-    Without draws a missing real or count cell is its conditional mean, a category or 0/1 cell its most probable
-    value, under the exact posterior of the discrete latents.
+    Without draws a missing real or count cell is its conditional mean, a float, a category or 0/1 cell its most
+    probable value, under the exact posterior of the discrete latents.
     """
     if program.continuous or program.recognition.draws:
         raise FitError("impute is exact inference, for models whose latents are all discrete")
@@ -32,7 +32,16 @@ def imputed(program: Program, table: Table, *, draws: int | None, seed: int) -> 
                 whole = rows[name] if draws is None else rows[name].expand(draws, *rows[name].shape)
                 parts[name].append(found.get(name, whole).cpu())
     axis = 0 if draws is None else 1
-    return {name: as_data(program, name, torch.cat(own, axis).numpy()) for name, own in parts.items()}
+    return {
+        name: _as_filled(program, name, torch.cat(own, axis).numpy(), drawn=draws is not None)
+        for name, own in parts.items()
+    }
+
+
+def _as_filled(program: Program, name: str, values: Array, *, drawn: bool) -> Array:
+    """As the data write it; the mean of a count is no count, and stays a float."""
+    count = program.spec.nodes[name].support == "count"
+    return values if count and not drawn else as_data(program, name, values)
 
 
 def _marked(program: Program, rows: Rows) -> dict[str, Tensor]:
@@ -101,4 +110,6 @@ def _means(program: Program, name: str, rows: Rows, values: Rows) -> tuple[Tenso
         return distribution.where_seen(seen_of(rows, name, joined=True)).given_seen(rows[name])[0], 1
     if draw.node.support == "category":
         return distribution.logits.exp(), 1 if draw.sizes.scalar else 2
-    return distribution.mean, 1
+    mean = distribution.mean
+    # A t of df 1 or less has no mean; its location is what is left to say of the cell.
+    return (torch.where(mean.isnan(), distribution.loc, mean) if draw.node.family == "StudentT" else mean), 1
