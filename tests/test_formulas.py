@@ -54,7 +54,7 @@ def close(a, b):
 
 
 def made_up(spec, rng):
-    """Rows that every leaf accepts."""
+    """Rows that every leaf and Input accepts."""
     kinds = {
         "real": lambda: rng.normal(size=(N, 3)),
         "count": lambda: rng.poisson(3, (N, 2)),
@@ -63,6 +63,7 @@ def made_up(spec, rng):
         "category": lambda: rng.integers(0, 3, (N, 4)),
     }
     rows = {name: kinds[spec.nodes[name].support]() for name in spec.leaves}
+    rows |= {name: rng.normal(size=(N, 2)) for name in spec.inputs}
     return {
         name: x if spec.nodes[name].width is None else x[:, : spec.nodes[name].width]
         for name, x in rows.items()
@@ -97,11 +98,13 @@ def numbers(program):
 def discrete(request):
     """A shipped model with one discrete latent, rows drawn from the model itself, and its formula's table."""
     spec = SHIPPED[request.param]
-    program = compiled(spec, made_up(spec, np.random.default_rng(0)))
+    data = made_up(spec, np.random.default_rng(0))
+    program = compiled(spec, data)
+    inputs = program.tensors({name: data[name] for name in spec.inputs})
     torch.manual_seed(1)
     with torch.no_grad():
-        drawn = program.model({}, n=N)
-    rows = {name: drawn[name] for name in program.schema.roles.observed}
+        drawn = program.model(inputs, n=N)
+    rows = inputs | {name: drawn[name] for name in program.schema.roles.observed}
     evaluation = Evaluation(spec, program.schema, numbers(program))
     table = log_joint_table(evaluation, {name: value.numpy() for name, value in rows.items()}, ("z",))
     return program, rows, table

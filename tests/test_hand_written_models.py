@@ -13,7 +13,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
 from ppl_gen.declare.files import read_spec
 from ppl_gen.infer.elbo import TraceableELBO
-from ppl_gen.infer.starts import given_state
+from ppl_gen.infer.given import given_state
 from ppl_gen.program.program import compile_spec
 
 MODELS = Path(__file__).parents[1] / "models"

@@ -108,6 +108,7 @@ def exact_gap(log_p: Array, bound: Array) -> Line:
 
 def information(found: Array, louis: Array, sizes: Array, rounding: float) -> Line:
     """The curvature of Σ_d log p(x_d) along some directions, and Louis' identity's; `sizes` of its terms."""
+    sizes = np.where(sizes > 0, sizes, 1.0)
     value = farthest(found / sizes, louis / sizes)
     limit = LOUIS + rounding
     ok = bool(value <= limit)

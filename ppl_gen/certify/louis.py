@@ -24,6 +24,7 @@ from ppl_gen.infer.identified import Identified
 DIRECTIONS = 3
 TRIAL = 1e-6  # of a unit: how far a first look along a direction goes
 CHANGE = 0.05  # nats by which no log-joint changes from one of the five points to the next
+FLAT = 1e-9  # curvature a row that differences of log-joints do not resolve
 SEEN = 1e-12  # responsibilities below this add nothing
 OFFSETS = (-2, -1, 0, 1, 2)
 FIRST = np.array([1, -8, 0, 8, -1]) / 12  # fourth-order differences
@@ -31,10 +32,13 @@ SECOND = np.array([-1, 16, -30, 16, -1]) / 12
 
 
 def directions(information: Array, n: int, seed: int) -> Array:
-    """Random directions, (3, P), each coordinate in units of its own curvature a row."""
+    """Random directions, (3, P), each coordinate in units of its own curvature a row.
+
+    Coordinates without curvature stay: log-odds that have run off towards infinity bend by less than any step.
+    """
     P = len(information)
     curvature = np.abs(np.diag(information)) / n
-    unit = 1 / np.sqrt(np.where(curvature > 0, curvature, 1.0))
+    unit = np.where(curvature > FLAT, 1 / np.sqrt(np.maximum(curvature, FLAT)), 0.0)
     drawn = np.random.default_rng(seed).normal(size=(DIRECTIONS, P)) * unit
     return np.asarray(drawn / np.sqrt(max(P, 1)))
 

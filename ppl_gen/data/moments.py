@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_CELLS = 1 << 18
+BLOCK_CELLS = 1 << 16
 
 Cells = NDArray[np.float64]
 
@@ -41,21 +42,21 @@ def centre_and_spread(
         if not counts.all():
             cells, weights = cells[counts], weights[counts]
         weights = np.asarray(np.ldexp(weights, -np.frexp(weights.max())[1]))  # exact, and no sum overflows
-    low, high = np.fmin.reduce(cells, axis=0), np.fmax.reduce(cells, axis=0)  # (width,)
+    low, high = _extremes(cells)  # (width,)
     exponent = np.frexp(np.maximum(np.abs(low), np.abs(high)))[1]
     factor = np.ldexp(1.0, -np.clip(exponent, -1000, 1000))  # clipped: 2^1074 is not a float
     shift = _first_cells(cells) * factor
     mass, mean = np.zeros(cells.shape[1]), np.zeros(cells.shape[1])
     for rest, counted in _blocks(cells, weights, factor, shift):
-        mass += len(rest) if counted is None else counted.sum(axis=0)
-        mean += rest.sum(axis=0) if counted is None else np.einsum("nd,nd->d", counted, rest)
+        mass += rest.shape[1] if counted is None else counted.sum(axis=1)
+        mean += rest.sum(axis=1) if counted is None else np.einsum("dn,dn->d", counted, rest)
     mean /= mass
     first, second = np.zeros_like(mean), np.zeros_like(mean)
     for rest, counted in _blocks(cells, weights, factor, shift):
-        rest -= mean
+        rest -= mean[:, None]
         weighted = rest if counted is None else rest * counted
-        first += weighted.sum(axis=0)
-        second += np.einsum("nd,nd->d", weighted, rest)
+        first += weighted.sum(axis=1)
+        second += np.einsum("dn,dn->d", weighted, rest)
     spread = np.sqrt(np.maximum(second - first**2 / mass, 0.0) / mass) / factor
     centre = np.clip((shift + (mean + first / mass)) / factor, low, high)
     spread[(low == high) | ~(spread > 0)] = 1.0
@@ -63,14 +64,34 @@ def centre_and_spread(
 
 
 def constant(cells: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which columns hold one value only, cells that are missing (NaN, or the code -1) left aside: (width,)."""
-    if cells.dtype.kind == "i":
-        high = cells.max(axis=0)
-        low = (np.where(cells < 0, high, cells) if cells.min() < 0 else cells).min(axis=0)
-    else:
-        low, high = np.fmin.reduce(cells, axis=0), np.fmax.reduce(cells, axis=0)
-    same: NDArray[np.bool_] = ~(low < high)
+    """Which columns hold one value only, cells that are missing (NaN, or the code -1) left aside: (width,).
+
+    Rows are looked at until every column is known to hold two values.
+    """
+    same = np.ones(cells.shape[1:], dtype=bool)
+    low = high = None
+    for block in _rows(cells):
+        if cells.dtype.kind == "i":
+            own = block.max(axis=0)
+            parts = np.where(block < 0, np.iinfo(block.dtype).max, block).min(axis=0), own
+        else:
+            parts = np.fmin.reduce(block, axis=0), np.fmax.reduce(block, axis=0)
+        low = parts[0] if low is None else np.fmin(low, parts[0])
+        high = parts[1] if high is None else np.fmax(high, parts[1])
+        same = ~(low < high)
+        if not same.any():
+            break
     return same
+
+
+def _extremes(cells: Cells) -> tuple[Cells, Cells]:
+    """The least and the largest cell of each column, (width,)."""
+    low = high = np.full(cells.shape[1], np.nan)
+    for block in _rows(cells):
+        columns = np.ascontiguousarray(block.T)
+        low = np.fmin(low, np.fmin.reduce(columns, axis=1))
+        high = np.fmax(high, np.fmax.reduce(columns, axis=1))
+    return low, high
 
 
 def _first_cells(cells: Cells) -> Cells:
@@ -81,18 +102,29 @@ def _first_cells(cells: Cells) -> Cells:
     return first
 
 
+def _rows(cells: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """A few rows at a time."""
+    step = max(1, BLOCK_CELLS // max(1, cells[:1].size))
+    return (cells[start : start + step] for start in range(0, len(cells), step))
+
+
 def _blocks(
     cells: Cells, weights: Cells | None, factor: Cells, shift: Cells
 ) -> Iterator[tuple[Cells, Cells | None]]:
-    """Blocks of scaled rows, 0 where a cell is missing, and what each cell counts; None: all of them once."""
-    step = max(1, BLOCK_CELLS // cells.shape[1])
-    for start in range(0, len(cells), step):
-        rest = cells[start : start + step] * factor - shift  # (rows of the block, width)
+    """Blocks of scaled rows, 0 where a cell is missing, and what each cell counts; None: all of them once.
+
+    Column by column, (width, rows of the block): loops over a few columns at a time are many times slower.
+    """
+    start = 0
+    for block in _rows(cells):
+        rest = np.multiply(block.T, factor[:, None], order="C")
+        rest -= shift[:, None]
         lost = np.isnan(rest)
         counted = None
         if weights is not None:
-            counted = np.repeat(weights[start : start + step, None], rest.shape[1], axis=1)
+            counted = np.broadcast_to(weights[start : start + len(block)], rest.shape)
         if lost.any():
             rest[lost] = 0.0
             counted = np.where(lost, 0.0, 1.0 if counted is None else counted)
+        start += len(block)
         yield rest, counted

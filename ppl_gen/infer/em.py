@@ -11,12 +11,13 @@ import torch
 from ppl_gen.data.stream import StreamedTable
 from ppl_gen.data.table import Table
 from ppl_gen.errors import FitError
+from ppl_gen.infer import networks
 from ppl_gen.infer.algorithms import EM
 from ppl_gen.infer.ending import conclude
 from ppl_gen.infer.enumeration import State, log_marginal
+from ppl_gen.infer.given import given_state
 from ppl_gen.infer.run import Run
 from ppl_gen.infer.search import Search, work_of
-from ppl_gen.infer.starts import given_state
 from ppl_gen.infer.status import interruptible
 from ppl_gen.infer.streaming import start_on_sample
 from ppl_gen.program.lowering import pyro_scope, threads_for
@@ -31,6 +32,10 @@ def run_em(program: Program, table: Table, algorithm: EM, *, seed: int = 0) -> R
     """
     original = {path: value.clone() for path, value in program.state_dict().items()}
     given, notes = start_given(program, algorithm.init), []
+    if isinstance(table, StreamedTable) and (reason := networks.obstacle(program)) is not None:
+        raise FitError(
+            f"rows that stay in their files do not serve this model: {reason}. Load them, or use SVI(…)"
+        )
     if given is None and isinstance(table, StreamedTable):
         given, note = start_on_sample(table, lambda sample: run_em(program, sample, algorithm, seed=seed))
         notes.append(note)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_gen.infer import modes
+from ppl_gen.infer import modes, newton
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.lanes import Lanes
 from ppl_gen.infer.ordering import by_decreasing_weight
@@ -27,13 +27,13 @@ def conclude(search: Search) -> Run:
     values, points = lanes.value[ended].tolist(), lanes.base[ended]
     groups = modes.group(search.program, search.coordinates, points, values, search.table.total)
     heads = [ended[found[0]] for found in groups] or [best]
-    states, shares = _in_order(search, lanes.base[heads])
+    states, shares, loose = _in_order(search, lanes.base[heads])
     offset = search.engine.offset
     table = tuple(
         Mode(values[found[0]] - offset, len(found), own) for found, own in zip(groups, shares, strict=False)
     )
     floored = _floored(search)
-    edges = _edges(search, lanes.base[best])
+    edges = _edges(search, lanes.base[best]) + loose
     status = _status(search, lanes, best, bool(regular.any()), bool(edges or floored))
     return Run(
         state=states[0],
@@ -53,16 +53,21 @@ def conclude(search: Search) -> Run:
     )
 
 
-def _in_order(search: Search, points: Tensor) -> tuple[list[State], list[tuple[float, ...]]]:
-    """States in the data's own units, classes by decreasing weight, and the shares of the first latent."""
+def _in_order(search: Search, points: Tensor) -> tuple[list[State], list[tuple[float, ...]], list[str]]:
+    """States in the data's own units, classes by decreasing weight, and the shares of the first latent.
+
+    With them, what the likelihood does not bound at the first of the points.
+    """
     size = len(search.restarts.members) or 1
-    states, shares = [], []
+    states, shares, loose = list[State](), list[tuple[float, ...]](), list[str]()
     for start in range(0, len(points), size):
         some = points[start : start + size]
         filled = torch.cat(
             [some, some[-1:].expand(size - len(some), -1)]
         )  # the graph at hand has this many rows
         _, statistics = search.engine.e_step(search.coordinates.unflatten(filled))
+        if not states:
+            loose = newton.unbounded(search.program, {key: own[0] for key, own in statistics.items()})
         inside = search.coordinates.unflatten(some)
         for row in range(len(some)):
             own = {path: leaf[row] for path, leaf in inside.items()}
@@ -71,7 +76,7 @@ def _in_order(search: Search, points: Tensor) -> tuple[list[State], list[tuple[f
             state, share = by_decreasing_weight(search.program, state, counts)
             states.append(state)
             shares.append(share)
-    return states, shares
+    return states, shares, loose
 
 
 def _status(search: Search, lanes: Lanes, best: int, any_regular: bool, at_edge: bool) -> Status:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,10 +22,11 @@ from ppl_gen.infer.standard import Standard
 from ppl_gen.infer.starts import Starts
 from ppl_gen.infer.steps import expectation_step, maximisation_step, prior_step
 from ppl_gen.program.lowering import How, Lowered, pyro_scope
+from ppl_gen.program.piles import Crew, piles
 from ppl_gen.program.program import Program
 
 BLOCK_BYTES = 6_000_000  # features and responsibilities of one block: what stays in cache
-EAGER_M_STEPS = 25  # recording the M-step costs about as much as this many of them
+EAGER_M_STEPS = 40  # recording the M-step costs about as much as this many of them
 FIRST_STEPS = 8  # of Newton's method from starting responsibilities
 
 Statistics = dict[str, Any]
@@ -53,10 +55,11 @@ class Engine:
         size = block_rows(program, table, restarts)
         self.spans = [(a, min(a + size, table.n_units)) for a in range(0, table.n_units, size)]
         self.blocks = [filled(self.standard.block(table, *span), size) for span in self.spans]
-        self.weights = [_weights(program, table, *span, size) for span in self.spans]
+        self.weights = [weights_of(program, table, *span, size) for span in self.spans]
         self._log_prior = log_prior_of(program, how)
         if newton.large_groups(program):
             self._networks = Networks(program, self.blocks, self.weights, how)
+        self._crew = Crew()
         self._begin = side_by_side(expectation_step(program), (0, None, None, 0))
         self._expect = Lowered(side_by_side(expectation_step(program), (0, None, None)), how, steady=(1, 2))
         self._maximise = Lowered(
@@ -73,9 +76,12 @@ class Engine:
 
     def e_step(self, state: State) -> tuple[Tensor, Statistics]:
         """The objective (R,), log-likelihood plus log prior, and expected statistics of all rows."""
-        blocks = zip(self.blocks, self.weights, strict=True)
-        total, statistics = summed(self._expect(state, rows, weights) for rows, weights in blocks)
+        each = self._crew.each if self.executed == "traced" else map
+        total, statistics = summed(each(partial(self._summed, state), piles(len(self.blocks))))
         return total + self._log_prior(state), statistics
+
+    def _summed(self, state: State, pile: Iterable[int]) -> tuple[Tensor, Statistics]:
+        return summed(self._expect(state, self.blocks[i], self.weights[i]) for i in pile)
 
     def first_m_step(self, state: State, starts: Starts) -> tuple[State, Tensor]:
         """States from starting responsibilities."""
@@ -134,7 +140,7 @@ def block_rows(program: Program, table: Table, restarts: int) -> int:
     return math.ceil(n_units / math.ceil(n_units / most))
 
 
-def _weights(program: Program, table: Table, start: int, stop: int, size: int) -> Tensor:
+def weights_of(program: Program, table: Table, start: int, stop: int, size: int) -> Tensor:
     """The rows' weights, (size,), 0 for those that only fill the block."""
     if table.weights is None:
         own = torch.ones(stop - start, dtype=program.dtype)

@@ -34,11 +34,17 @@ def can_move(program: Program, name: str) -> bool:
     draw = program.generative.draws.get(name)
     if draw is None:
         return True
-    if draw.node.support != "real" or not draw.family.takes_units:
+    if draw.node.support != "real" or not draw.family.takes_units or _shares(program, draw):
         return False
     if by_tables(program, draw):
         return not any(isinstance(layer, TableLayer) and layer.ordered for layer in _layers(program, draw))
     return draw.family.reparameterised and set(draw.slots) == {"loc", "scale"} and _takes_units(program, draw)
+
+
+def _shares(program: Program, draw: Draw) -> bool:
+    """Whether a parameter is another's as well, by name: it cannot take up the units of both."""
+    slots = [slot.layer for other in program.generative.draws.values() for slot in other.slots.values()]
+    return any(slots.count(slot.layer) > 1 for slot in draw.slots.values())
 
 
 def move_inputs(program: Program, state: State, name: str, shift: Tensor, unit: Tensor) -> State:

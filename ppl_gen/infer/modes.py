@@ -6,6 +6,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ppl_gen.infer import gates
 from ppl_gen.infer.coordinates import Coordinates
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.ordering import axes_of, exchangeable, lookup_of, permuted
@@ -67,8 +68,10 @@ def by_class(half: Half, state: State, name: str) -> Tensor:
     own = {slot.layer for slot in half.draws[name].slots.values()}
     for key, layer in half.layers.items():
         for path in (p for p in state if p.startswith(f"generative.layers.{key}.")):
-            axes = axes_of(lookup_of(layer, path), name) + [-1] * (key in own)
-            if axes:
+            leaf = gates.by_class(layer, path, state[path]) if key in own else None
+            axes = axes_of(lookup_of(layer, path), name)
+            if leaf is None and axes:
                 leaf = state[path].movedim(axes[-1], 0)
+            if leaf is not None:
                 parts.append(leaf.reshape(len(leaf), -1))
     return torch.cat(parts, 1)

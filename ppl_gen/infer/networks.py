@@ -3,13 +3,11 @@
 The responsibilities of all rows are held fixed meanwhile: for each restart as many numbers as the nodes' densities
 have entries, N × K for a gate or an expert with K classes. Every point taken raises Q, so that the log-likelihood
 rises with it (F6).
-
-Reference: Liu & Nocedal (1989), On the limited memory BFGS method for large scale optimization.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,25 +16,14 @@ from torch import Tensor
 
 from ppl_gen.infer import newton
 from ppl_gen.infer.enumeration import Rows, State, Step, evaluated_sites, latent_axes, marginals_of
+from ppl_gen.infer.lbfgs import Objective, climb
 from ppl_gen.infer.newton import Group
 from ppl_gen.infer.restarts import side_by_side
 from ppl_gen.program.families import in_standard_units
 from ppl_gen.program.lowering import How, Lowered, pyro_scope
 from ppl_gen.program.program import Program
 
-STEPS = 25  # of L-BFGS in one M-step
-LITTLE = 0.05  # nats, over all rows, below which an M-step leaves the parameters where they are,
-STEEP = (
-    5e-4  # if the gradient, a row, is smaller than this: networks have directions that lead nowhere, slowly
-)
-MEMORY = 20  # pairs of changes that stand in for the Hessian
-ENOUGH = 0.1  # of the gradient's norm at the beginning: what is left to the next M-step
-HALVINGS = 25
-ARMIJO = 1e-4
-PROBE = 1e-4  # length of the step that tells the first curvature
-
-Pairs = list[tuple[Tensor, Tensor]]
-Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+LITTLE = 0.05  # nats, over all rows, below which an M-step is not worth a move
 
 
 class Networks:
@@ -124,93 +111,8 @@ def obstacle(program: Program) -> str | None:
     return None
 
 
-def climb(objective: Objective, start: Tensor, *, little: float) -> Tensor:
-    """Points (R, P) at which each row's objective is at least as high: L-BFGS with steps halved until they rise.
-
-    Args:
-        objective: (R, P) → (R,) and its gradient (R, P).
-        start: (R, P).
-        little: a rise that is not worth a move, where the gradient is small too.
-
-    """
-    point, pairs = start, []
-    value, gradient = objective(point)
-    first_value, first = value, gradient.norm(dim=1)
-    length = PROBE / first[:, None].clamp(min=1e-300)
-    _, beside = objective(point + length * gradient)
-    _remember(pairs, length * gradient, gradient - beside)
-    moving = gradient.isfinite().all(1) & (first > 0)
-    for _ in range(STEPS):
-        direction = _direction(pairs, gradient)
-        slope = (direction * gradient).sum(1)
-        uphill = slope > 0
-        direction = torch.where(uphill[:, None], direction, gradient)
-        slope = torch.where(uphill, slope, (gradient**2).sum(1))
-        taken, new_value, new_gradient = _risen(objective, point, value, gradient, direction, slope, moving)
-        _remember(pairs, taken - point, gradient - new_gradient)
-        moving = moving & (taken != point).any(1) & (new_gradient.norm(dim=1) > ENOUGH * first)
-        point, value, gradient = taken, new_value, new_gradient
-        if not bool(moving.any()):
-            break
-    arrived = (value - first_value < little) & (first < STEEP)
-    return torch.where(arrived[:, None], start, point)
-
-
-def _risen(
-    objective: Objective,
-    point: Tensor,
-    value: Tensor,
-    gradient: Tensor,
-    direction: Tensor,
-    slope: Tensor,
-    moving: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The points along the direction that rise enough, with value and gradient; those that find none stay."""
-    length = torch.ones_like(value)
-    best, best_value, best_gradient, open_ = point, value, gradient, moving
-    for _ in range(HALVINGS):
-        trial = torch.where(open_[:, None], point + length[:, None] * direction, best)
-        trial_value, trial_gradient = objective(trial)
-        sound = trial_value.isfinite() & trial_gradient.isfinite().all(1)
-        good = open_ & sound & (trial_value >= value + ARMIJO * length * slope) & (trial_value > value)
-        best = torch.where(good[:, None], trial, best)
-        best_value = torch.where(good, trial_value, best_value)
-        best_gradient = torch.where(good[:, None], trial_gradient, best_gradient)
-        open_ = open_ & ~good
-        if not bool(open_.any()):
-            break
-        length = length / 2
-    return best, best_value, best_gradient
-
-
-def _remember(pairs: Pairs, change: Tensor, bend: Tensor) -> None:
-    """Keep a change of parameters with the fall of the gradient over it, where that says the objective is concave."""
-    concave = (change * bend).sum(1) > 1e-10 * change.norm(dim=1) * bend.norm(dim=1)
-    pairs.append((torch.where(concave[:, None], change, 0.0), torch.where(concave[:, None], bend, 0.0)))
-    del pairs[:-MEMORY]
-
-
-def _direction(pairs: Sequence[tuple[Tensor, Tensor]], gradient: Tensor) -> Tensor:
-    """The two loops of L-BFGS: the inverse Hessian that the pairs describe, times the gradient."""
-    left, steps, unit = gradient, [], torch.ones_like(gradient[:, :1])
-    for change, bend in reversed(pairs):
-        both = (change * bend).sum(1, keepdim=True)
-        inverse = torch.where(both > 0, 1 / both.clamp(min=1e-300), 0.0)
-        share = inverse * (change * left).sum(1, keepdim=True)
-        left = left - share * bend
-        steps.append((change, bend, inverse, share))
-    for change, bend, inverse, _ in steps[::-1]:
-        unit = torch.where(
-            inverse > 0, 1 / (inverse * (bend**2).sum(1, keepdim=True)).clamp(min=1e-300), unit
-        )
-    left = left * unit
-    for change, bend, inverse, share in steps[::-1]:
-        left = left + change * (share - inverse * (bend * left).sum(1, keepdim=True))
-    return left
-
-
 def _expectation(program: Program, groups: Sequence[Group]) -> Step:
-    """(state, rows, weights, start=None) → by site of the groups, the weighted posterior of each entry of its log p."""
+    """(state, rows, weights, start=None) → the weighted posterior of each entry of log p, by site of the groups."""
     sites = {name for group in groups for name in group.sites}
 
     def step(state: State, rows: Rows, weights: Tensor, start: Tensor | None = None) -> dict[str, Tensor]:

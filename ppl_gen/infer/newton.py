@@ -189,6 +189,20 @@ def step(
     return moved, finite & regular(program, group, {**state, **moved}, bounds)
 
 
+def unbounded(program: Program, found: Mapping[str, Tensor]) -> list[str]:
+    """Where the likelihood no longer changes with some parameters, in words; `found` are one state's statistics."""
+    words = []
+    for group in small_groups(program):
+        bend, count = found[f"{group.name}.hessian"].diagonal().abs(), found[f"{group.name}.count"]
+        flat = int((bend < 10 * FLAT * count).sum())
+        if flat:
+            words.append(
+                f"the data do not bound {flat} of {group.size} parameters of {' and '.join(group.sites)}: outcomes "
+                "that the columns tell apart without error, a column of one value, or a class without rows"
+            )
+    return words
+
+
 def _parts(group: Group, state: State, flat: Tensor) -> State:
     parts = flat.split([state[path].numel() for path in group.paths])
     return {path: part.reshape(state[path].shape) for path, part in zip(group.paths, parts, strict=True)}

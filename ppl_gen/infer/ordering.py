@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_gen.data.table import Table
+from ppl_gen.infer import gates
 from ppl_gen.infer.enumeration import State, posterior_marginals
 from ppl_gen.infer.sites import site_statistics
 from ppl_gen.program.half import Half
@@ -72,7 +73,9 @@ def _alike(half: Half, name: str) -> bool:
     if draw.sizes.width > 1 or draw.node.support != "category":
         return False
     for slot in draw.slots.values():
-        if not isinstance(half.layers[slot.layer], TableLayer) or _users(half, slot.layer) > 1:
+        layer = half.layers[slot.layer]
+        prior = isinstance(layer, LinearLayer) and slot.term.prior is not None  # type: ignore[attr-defined]
+        if prior or not gates.has_classes(layer) or _users(half, slot.layer) > 1:
             return False
     for layer in half.layers.values():
         parts = list(layer.terms) if isinstance(layer, SumLayer) else [layer]
@@ -98,7 +101,7 @@ def permuted(half: Half, state: State, name: str, order: Tensor) -> State:
         for path in [p for p in state if p.startswith(f"generative.layers.{key}.")]:
             layer = half.layers[key]
             if key in own:
-                new[path] = new[path].index_select(-1, order.to(new[path].device))
+                new[path] = gates.reordered(layer, path, new[path], order)
             lookup = lookup_of(layer, path)
             for axis in axes_of(lookup, name):
                 new[path] = new[path].index_select(axis, order.to(new[path].device))
@@ -106,6 +109,7 @@ def permuted(half: Half, state: State, name: str, order: Tensor) -> State:
 
 
 def lookup_of(layer: torch.nn.Module, path: str) -> object:
+    """What a parameter of a layer is indexed by, or None."""
     if isinstance(layer, SumLayer):
         position = int(path.split(".terms.")[1].split(".")[0])
         return lookup_of(layer.terms[position], path)
@@ -115,6 +119,7 @@ def lookup_of(layer: torch.nn.Module, path: str) -> object:
 
 
 def axes_of(lookup: object, name: str) -> list[int]:
+    """The axes that belong to a parent."""
     if lookup is None:
         return []
     axes, position = [], 0

@@ -43,7 +43,7 @@ def is_regression(program: Program, draw: Draw) -> bool:
 def statistics(
     program: Program, draw: Draw, state: State, weights: Tensor, rows: Rows, seen: Tensor | None
 ) -> Tensor:
-    """Σ w (ũũᵀ lower triangle, x ũ, x²) for weights (joint axes…, N); of seen cells by dimension: (joint axes…, P)."""
+    """Σ w (ũũᵀ lower triangle, x ũ, x²) of the seen cells: (joint axes…, N) weights → (joint axes…, P)."""
     layer = _location(program, draw)
     x = rows[draw.name]
     given = torch.cat([part.reshape(len(x), -1) for part in layer.inputs(rows, x.dtype)], -1)

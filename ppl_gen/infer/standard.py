@@ -29,6 +29,9 @@ from ppl_gen.program.program import Program
 VARIANCE_FLOOR = 1e-8  # of a standardised column: below, Σx²/n − mean² has no correct digits left to speak of
 
 
+MOST_PATTERNS = 512  # of missing cells: with more, a block has fewer rows than that, and each row its own pattern
+
+
 class Standard:
     """Shift and unit of each observed real node's and Input's columns, (D,) each.
 
@@ -74,13 +77,18 @@ class Standard:
         return stored
 
     def patterns(self, table: Table) -> dict[str, tuple[Tensor, Tensor]]:
-        """For each node with holes whose cells depend on one another: patterns (M, D), and each row's (N,)."""
+        """For each node with holes whose cells depend on one another: patterns (M, D), and each row's (N,).
+
+        None where they are so many that sharing them costs more than it saves.
+        """
         draws = self.program.generative.draws
         names = [name for name in draws if name in table.holes and draws[name].family.joined]
         if self._patterns is None or self._patterns[0] is not table:
             found = {}
             for name in names:
                 distinct, own = np.unique(~np.isnan(table.arrays[name]), axis=0, return_inverse=True)
+                if len(distinct) > MOST_PATTERNS:
+                    continue
                 marks = torch.from_numpy(distinct).to(self.program.device, self.program.dtype)
                 found[name] = marks, torch.from_numpy(own.reshape(-1)).to(self.program.device)
             self._patterns = table, found

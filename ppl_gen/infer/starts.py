@@ -1,10 +1,8 @@
-"""Where EM begins: responsibilities from k-means++, random rows or at random, or given parameters."""
+"""Where EM begins: responsibilities from k-means++, random rows or at random."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +10,7 @@ from torch import Tensor
 
 from ppl_gen.data.table import Table
 from ppl_gen.declare.terms import MLP, Linear, Sum
-from ppl_gen.errors import FitError
-from ppl_gen.infer.enumeration import State
 from ppl_gen.program.constraints import floored_log
-from ppl_gen.program.half import Draw, Slot
-from ppl_gen.program.layers import Constant
-from ppl_gen.program.layers import Table as TableLayer
 from ppl_gen.program.program import Program
 
 SEED_ROWS = 10_000  # k-means++ looks at this many rows at most
@@ -45,7 +38,8 @@ class Starts:
         self.labels: Tensor | None = None
         if resolve_init(program, init) != "random-responsibilities" and 1 < joint <= MOST_CLUSTERS:
             points, seen = cluster_points(program, table)
-            centres = [self._centres(points, seen, joint, init) for _ in range(restarts)]
+            counts = None if table.weights is None else torch.tensor(table.weights / table.weights.max())
+            centres = [self._centres(points, seen, counts, joint, init) for _ in range(restarts)]
             if len(draws) == 1 and draws[0].name in table.holes and draws[0].sizes.scalar:
                 known = _known_centres(points, torch.from_numpy(table.arrays[draws[0].name]), joint)
                 centres = [_agreeing(own, known) for own in centres]
@@ -65,18 +59,32 @@ class Starts:
         classes = tuple(range(1, 1 + len(shape)))
         return floored_log(weights / weights.sum(classes, keepdim=True)).to(self.dtype)
 
-    def _centres(self, points: Tensor, seen: Tensor | None, count: int, init: str) -> Tensor:
-        """Rows to begin from, (count, ·): k-means++ draws each far from those before it."""
+    def _centres(
+        self, points: Tensor, seen: Tensor | None, counts: Tensor | None, count: int, init: str
+    ) -> Tensor:
+        """Rows to begin from, (count, ·): k-means++ draws each far from those before it.
+
+        Rows are drawn as often as they count (N,): one of weight 0 is nobody's centre.
+        """
+        if counts is not None:
+            held = counts > 0
+            points, seen, counts = points[held], None if seen is None else seen[held], counts[held]
         if len(points) > SEED_ROWS:
             picked = self._pick(len(points), SEED_ROWS)
             points, seen = points[picked], None if seen is None else seen[picked]
+            counts = None if counts is None else counts[picked]
         if init == "random-rows":
             return points[self._pick(len(points), count)]
-        chosen = [int(torch.randint(len(points), (), generator=self.random))]
+        if counts is None:
+            counts = torch.ones(len(points), dtype=points.dtype)
+            chosen = [int(torch.randint(len(points), (), generator=self.random))]
+        else:
+            chosen = [int(torch.multinomial(counts, 1, generator=self.random))]
         distance = _distances(points, seen, points[chosen]).squeeze(1)
         for _ in range(count - 1):
             # Rows that coincide with the centres so far have no weight; if all do, any row will serve.
-            weights = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
+            weights = distance * counts
+            weights = weights if float(weights.sum()) > 0 else counts
             chosen.append(int(torch.multinomial(weights, 1, generator=self.random)))
             nearer = _distances(points, seen, points[chosen[-1:]]).squeeze(1)
             distance = torch.minimum(distance, nearer)
@@ -166,58 +174,3 @@ def _agreeing(centres: Tensor, known: Tensor) -> Tensor:
     return known.clone().masked_scatter(
         missing.unsqueeze(1).expand_as(known), centres[apart.topk(int(missing.sum())).indices]
     )
-
-
-def given_state(program: Program, given: Mapping[str, Mapping[str, Any]]) -> State:
-    """A state from parameters on their natural scale, {"x": {"loc": …}}.
-
-    Raises FitError where a parameter is missing, unknown or of the wrong shape.
-    """
-    state = {path: value.clone() for path, value in program.state_dict().items()}
-    draws = program.generative.draws
-    unknown = sorted(set(given) - set(draws))
-    if unknown:
-        raise FitError(f"init has parameters of {', '.join(unknown)}; the model's nodes: {', '.join(draws)}")
-    for name, draw in draws.items():
-        own = given.get(name, {})
-        if not isinstance(own, Mapping):
-            raise FitError(f"init: {name} must map parameters to values, not {own!r}")
-        strange = sorted(set(own) - set(draw.slots))
-        if strange:
-            raise FitError(
-                f"init: {name} has no parameter {', '.join(strange)}; it has {', '.join(draw.slots)}"
-            )
-        for key, slot in draw.slots.items():
-            layer = program.generative.layers[slot.layer]
-            if isinstance(layer, Constant) and layer.n_free == 0:
-                continue
-            if key not in own:
-                raise FitError(f"init lacks {name}.{key}; it needs every learned parameter")
-            if not isinstance(layer, Constant | TableLayer):
-                raise FitError(f"init cannot give {name}.{key} = {slot.term}: EM has no closed form for it")
-            path = f"generative.layers.{slot.layer}.table"
-            state[path] = _given_table(draw, key, slot, own[key], state[path])
-    return state
-
-
-def _given_table(draw: Draw, key: str, slot: Slot, value: Any, like: Tensor) -> Tensor:
-    place = f"init: {draw.name}.{key}"
-    try:
-        natural = torch.as_tensor(np.asarray(value, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise FitError(f"{place} must be numbers, not {value!r}") from None
-    if not slot.constraint.holds(natural):
-        raise FitError(f"{place} holds values that are not {slot.constraint.name}")
-    try:
-        predictor = slot.constraint.predictor(slot.constraint.from_natural(natural)).to(like)
-    except RuntimeError:
-        raise FitError(f"{place} is not a {slot.constraint.name} value") from None
-    if predictor.shape != like.shape:
-        raise FitError(f"{place} has shape {_times(natural.shape)}; its table holds {_times(like.shape)}")
-    if not torch.isfinite(predictor).all():
-        raise FitError(f"{place} holds values that are not {slot.constraint.name}")
-    return predictor
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape)) or "one number"

@@ -12,9 +12,17 @@ from torch.nn.functional import pad
 
 from ppl_gen.data.stream import Block, StreamedTable
 from ppl_gen.data.table import Table
-from ppl_gen.errors import FitError
-from ppl_gen.infer import networks, newton
-from ppl_gen.infer.engine import EAGER_M_STEPS, Engine, Statistics, block_rows, filled, log_prior_of, summed
+from ppl_gen.infer import newton
+from ppl_gen.infer.engine import (
+    EAGER_M_STEPS,
+    Engine,
+    Statistics,
+    block_rows,
+    filled,
+    log_prior_of,
+    summed,
+    weights_of,
+)
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.restarts import side_by_side
 from ppl_gen.infer.run import Run
@@ -29,10 +37,6 @@ class StreamedEngine(Engine):
     """`Engine` over a streamed table: the same steps and the same blocks, each read when it is its turn."""
 
     def __init__(self, program: Program, table: StreamedTable, state: State, restarts: int, how: How) -> None:
-        if (reason := networks.obstacle(program)) is not None:
-            raise FitError(
-                f"rows that stay in their files do not serve this model: {reason}. Load them, or use SVI(…)"
-            )
         self.program, self.table, self.how = program, table, how
         self.standard = Standard(program, table, state)
         self.bounds = bounds_of(self.standard, table)
@@ -101,6 +105,18 @@ def standard_blocks(
     for start in range(0, table.n_units, size):
         weights = None if table.weights is None else table.weights[start : start + size]
         yield standard.block(table, start, min(start + size, table.n_units)), weights
+
+
+def equal_blocks(standard: Standard, table: Table, size: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """The rows of any table in standard units, in blocks of `size`, the last one filled up, and weights."""
+    if isinstance(table, StreamedTable):
+        for block in table.blocks(size):
+            yield in_standard_units(standard, block, table.holes, size)
+        return
+    for start in range(0, table.n_units, size):
+        stop = min(start + size, table.n_units)
+        rows = filled(standard.block(table, start, stop), size)
+        yield rows, weights_of(standard.program, table, start, stop, size)
 
 
 def bounds_of(standard: Standard, table: Table) -> dict[str, tuple[Tensor, Tensor]]:

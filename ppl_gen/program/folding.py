@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node, map_arg
+from torch.fx import Graph, GraphModule, Node, map_arg
 
 from ppl_gen.program.memory import is_contiguous, same_form
 
@@ -52,14 +52,18 @@ _LINALG = {
 }
 
 
+def writes(graph: Graph) -> bool:
+    """Whether the step wrote over tensors; what else shares their memory is then anybody's guess."""
+    schemas = (getattr(node.target, "_schema", None) for node in graph.nodes)
+    return any(schema is not None and schema.is_mutable for schema in schemas)
+
+
 def fold(recorded: GraphModule) -> None:
     """Constants, identities and chains of views; the results' bits stay as they are.
 
-    A graph that writes over tensors is left alone: which of its nodes share memory is not looked into.
+    The graph's code is to be made anew thereafter, by `recompile`.
     """
     graph = recorded.graph
-    if any(_writes(node) for node in graph.nodes):
-        return
     constants = _constants(recorded)
     for node in list(graph.nodes):
         replacement = _simpler(node, constants)
@@ -74,11 +78,13 @@ def fold(recorded: GraphModule) -> None:
             kept.meta = node.meta
             node.replace_all_uses_with(kept)
     graph.eliminate_dead_code()
-    recorded.recompile()
 
 
 def call_directly(recorded: GraphModule) -> None:
-    """Torch's own bindings in the place of operators: the same kernels, found faster."""
+    """Torch's own bindings in the place of operators: the same kernels, found faster.
+
+    The graph's code is to be made anew thereafter, by `recompile`.
+    """
     for node in recorded.graph.nodes:
         if node.op != "call_function":
             continue
@@ -91,7 +97,6 @@ def call_directly(recorded: GraphModule) -> None:
             node.target = getattr(torch, name)
         elif name in _METHODS and "out" not in node.kwargs:
             node.op, node.target = "call_method", name
-    recorded.recompile()
 
 
 def _constants(recorded: GraphModule) -> dict[Node, Any]:
@@ -179,8 +184,3 @@ def _unless_result(node: Node, other: Node) -> Node | None:
             met.add(user)
             front.extend(user.users)
     return other
-
-
-def _writes(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable

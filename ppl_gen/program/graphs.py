@@ -7,6 +7,7 @@ and a traced graph shows which operations those are: the ones no parameter reach
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -35,6 +36,7 @@ def merge_equal(graph: Graph) -> None:
     """
     _fill_plainly(graph)
     first: dict[object, Node] = {}
+    node: Any
     for node in list(graph.nodes):
         if node.target is _ATEN.detach.default:  # nothing differentiates a recorded graph
             node.replace_all_uses_with(node.args[0])
@@ -60,6 +62,7 @@ def merge_equal(graph: Graph) -> None:
 
 def _fill_plainly(graph: Graph) -> None:
     """`ones_like` and `zeros_like` need nothing of the tensor they are like: its shape is known."""
+    node: Any
     for node in graph.nodes:
         result = node.meta.get("tensor_meta")
         if node.target in _FILLS and is_contiguous(result):
@@ -68,7 +71,7 @@ def _fill_plainly(graph: Graph) -> None:
             node.target = _ATEN.full.default
 
 
-def _other_factor(node: Node) -> Node | None:
+def _other_factor(node: Any) -> Node | None:
     """Of a product with 1, and of the same shape as the whole, the other factor."""
     if node.target is not _ATEN.mul.Tensor or any(user.op == "output" for user in node.users):
         return None
@@ -131,6 +134,7 @@ def _made_anew(graph: Graph, early: set[Node]) -> set[Node]:
     block's worth at a time they need not leave the processor's cache.
     """
     found: set[Node] = set()
+    node: Any
     for node in list(graph.nodes):
         if node.target is not _ATEN.cat.default or node not in early or not large(node):
             continue

@@ -12,16 +12,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 from typing import Any, Literal
 
 import pyro
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
-from ppl_gen.program.folding import call_directly, fold
-from ppl_gen.program.graphs import merge_equal, split
+from ppl_gen.program.folding import call_directly, fold, writes
+from ppl_gen.program.graphs import split
 from ppl_gen.program.memory import reuse_memory
+from ppl_gen.program.piles import PerThread
 from ppl_gen.program.recording import record
 
 log = logging.getLogger("ppl_gen")
@@ -66,8 +69,8 @@ class Lowered:
             depends on the others alone, once for a run of calls that share them, as an E-step's blocks do.
         eager_first: calls before a graph is recorded, which costs as much as dozens of cheap steps.
 
-    One graph is kept for each set of input shapes. `compiled` falls back to the traced graph, with a log line,
-    where there is no working compiler.
+    One graph is kept for each set of input shapes; threads may call a traced one side by side. `compiled` falls
+    back to the traced graph, with a log line, where there is no working compiler.
 
     Example:
         >>> double = Lowered(lambda state: {"x": 2 * state["x"]}, "traced")
@@ -83,6 +86,7 @@ class Lowered:
         self.executed: str = how
         self.cached = 0  # bytes
         self._graphs: dict[Any, _Recorded] = {}
+        self._lock = Lock()
         self._known: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
         self._latest: tuple[_Recorded | None, list[Tensor], list[Tensor]] = (None, [], [])
 
@@ -97,7 +101,9 @@ class Lowered:
         key = (form, *[(t.shape, t.stride(), t.dtype, t.device) for t in flat])
         recorded = self._graphs.get(key)
         if recorded is None:
-            recorded = self._graphs[key] = self._lower(args, flat, form)
+            with self._lock:
+                recorded = self._graphs.get(key) or self._lower(args, flat, form)
+                self._graphs[key] = recorded
         known = self._prologue(recorded, [flat[i] for i in recorded.steady])
         derived = self._interlude(recorded, [flat[i] for i in recorded.moving])
         return _formed(iter(recorded.body(*known, *derived)), recorded.result)
@@ -111,9 +117,10 @@ class Lowered:
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in known}
         given = {t.untyped_storage().data_ptr() for t in steady}
         size = sum(nbytes for memory, nbytes in storages.items() if memory not in given)
-        if self.cached + size < CACHE_BYTES:
-            self.cached += size
-            self._known[key] = (steady, known)  # holding the inputs keeps their ids theirs
+        with self._lock:
+            if self.cached + size < CACHE_BYTES:
+                self.cached += size
+                self._known[key] = (steady, known)  # holding the inputs keeps their ids theirs
         return known
 
     def _interlude(self, recorded: _Recorded, moving: list[Tensor]) -> list[Tensor]:
@@ -134,27 +141,39 @@ class Lowered:
 
         counts = [_leaves(arg) for arg in args]
         starts = [sum(counts[:position]) for position in range(len(counts))]
-        steady = [i for p in self.steady for i in range(starts[p], starts[p] + counts[p])]
-        moving = [i for i in range(len(flat)) if i not in steady]
         body = trace(flat_step, flat)
+        pure = not writes(body.graph)
+        steady = [i for p in self.steady if pure for i in range(starts[p], starts[p] + counts[p])]
+        moving = [i for i in range(len(flat)) if i not in steady]
         prologue: Callable[..., list[Tensor]] = _as_they_are
         interlude: Callable[..., list[Tensor]] = _as_they_are
         if steady:
             prologue, between, body = split(body, steady)
             fold(between)
             call_directly(between)
+            between.recompile()
             interlude = between.forward
         run: Callable[..., list[Tensor]] = body
         if self.how == "compiled":
             known, derived = prologue(*[flat[i] for i in steady]), interlude(*[flat[i] for i in moving])
             run = compile_graph(body, [*known, *derived])
             self.executed = "traced" if run is body else "compiled"
-        if run is body:
+        if run is body and pure:
             fold(body)
-            reuse_memory(body)
-            call_directly(body)
-            run = body.forward
+            run = PerThread(partial(_runnable, body))
         return _Recorded(prologue, interlude, run, steady, moving, forms[-1])
+
+
+def _runnable(body: GraphModule) -> Callable[..., list[Tensor]]:
+    """A copy of a graph with memory of its own."""
+    graph = Graph()
+    graph.output(graph.graph_copy(body.graph, {}))
+    own = GraphModule(body, graph)
+    reuse_memory(own)
+    call_directly(own)
+    own.recompile()
+    run: Callable[..., list[Tensor]] = own.forward
+    return run
 
 
 def _leaves_into(leaves: list[Tensor], tree: Any) -> Any:
@@ -209,10 +228,7 @@ def trace(flat_step: Callable[..., list[Tensor]], flat: list[Tensor]) -> GraphMo
     """
     devices = [t.device for t in flat if t.is_cuda][:1]
     with pyro_scope(), torch.random.fork_rng(devices=devices):
-        recorded = record(flat_step, flat)
-    merge_equal(recorded.graph)
-    recorded.recompile()
-    return recorded
+        return record(flat_step, flat)
 
 
 def compile_graph(recorded: Callable[..., list[Tensor]], flat: list[Tensor]) -> Callable[..., list[Tensor]]:

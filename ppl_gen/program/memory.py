@@ -41,6 +41,7 @@ def reuse_memory(recorded: GraphModule) -> None:
     """Write stacked tables piece by piece into kept memory, then over dead operands, the rest into kept memory."""
     graph = recorded.graph
     returned = _reaching_output(graph)
+    node: Any
     for node in list(graph.nodes):
         if node.target is _ATEN.cat.default and node not in returned and large(node):
             _write_pieces(recorded, node)
@@ -57,8 +58,8 @@ def reuse_memory(recorded: GraphModule) -> None:
 
 def large(node: Node) -> bool:
     """Whether a node makes a contiguous tensor that is worth keeping memory for."""
-    result = node.meta.get("tensor_meta")
-    return is_contiguous(result) and result.shape.numel() >= KEPT_NUMBERS
+    result: Any = node.meta.get("tensor_meta")
+    return is_contiguous(result) and bool(result.shape.numel() >= KEPT_NUMBERS)
 
 
 def is_contiguous(result: Any) -> bool:
@@ -73,11 +74,9 @@ def is_contiguous(result: Any) -> bool:
     return True
 
 
-def filled_with(node: Node) -> float | None:
+def filled_with(node: Any) -> float | None:
     """The one number that all entries are, or None."""
-    if node.target is _ATEN.full.default:
-        return float(node.args[1])
-    return None
+    return float(node.args[1]) if node.target is _ATEN.full.default else None
 
 
 def _device(node: Node) -> torch.device:
@@ -85,19 +84,19 @@ def _device(node: Node) -> torch.device:
     return device
 
 
-def _write_to(recorded: GraphModule, node: Node, memory: torch.Tensor) -> None:
+def _write_to(recorded: GraphModule, node: Any, memory: torch.Tensor) -> None:
     with recorded.graph.inserting_before(node):
         node.kwargs = {"out": _kept(recorded, f"kept_{node.name}", memory)}
     node.target = _WITH_OUT[node.target]
 
 
 def _kept(recorded: GraphModule, name: str, memory: torch.Tensor) -> Node:
-    """Memory of the graph's own as one of its nodes: an attribute like any other, quicker to look up than a buffer."""
+    """Memory of the graph's own as one of its nodes: a plain attribute, quicker to look up than a buffer."""
     setattr(recorded, name, memory)
     return recorded.graph.create_node("get_attr", name)
 
 
-def _write_pieces(recorded: GraphModule, stacked: Node) -> None:
+def _write_pieces(recorded: GraphModule, stacked: Any) -> None:
     """A stack of rows, each piece computed right where it belongs; constant ones once and for all."""
     graph, pieces = recorded.graph, stacked.args[0]
     result = stacked.meta["tensor_meta"]
@@ -144,6 +143,7 @@ def _reaching_output(graph: Graph) -> set[Node]:
 
 def _write_in_place(graph: Graph) -> None:
     order = {node: position for position, node in enumerate(graph.nodes)}
+    node: Any
     for node in graph.nodes:
         if node.op != "call_function" or node.target not in _IN_PLACE:
             continue

@@ -18,6 +18,8 @@ from torch.nn import Module
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppl_gen.errors import FitError
+from ppl_gen.program.folding import writes
+from ppl_gen.program.graphs import merge_equal
 
 _ATEN = torch.ops.aten
 _INDEXING = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default)
@@ -27,7 +29,8 @@ _MARK = "_recorded_as"  # the attribute of a tensor that holds its recorder and 
 def record(step: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> GraphModule:
     """The graph of a step from tensors to tensors, as it is on inputs of these shapes.
 
-    Each node's `meta` holds "tensor_meta" and "device" of its result.
+    Operations that are done twice alike are in it once. Each node's `meta` holds "tensor_meta" and "device" of its
+    result.
 
     Args:
         step: the same operations on every call with the same shapes: random ones draw anew in the graph, numbers of
@@ -66,6 +69,8 @@ class _Recorder(TorchDispatchMode):
     def finished(self, results: Sequence[Tensor]) -> GraphModule:
         """The graph that returns these results."""
         self.graph.output([self._node(result) for result in results])
+        if not writes(self.graph):
+            merge_equal(self.graph)
         return GraphModule(self.root, self.graph)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -47,7 +47,7 @@ def groups_of(fit: Fit, table: Table, draws: int, seed: int) -> dict[str, Any]:
     """Each group as an xarray Dataset; a group that would be empty is left out."""
     program, roles = fit.program, fit.program.schema.roles
     latents, predicted = given_rows(program, table, draws=draws, seed=seed)
-    observed = {name: table.arrays[name] for name in roles.observed}
+    observed = {name: table.arrays[name] for name in roles.observed if name in table.arrays}
     inputs = {name: table.arrays[name] for name in roles.inputs}
     groups = {
         "posterior": dataset(
@@ -71,7 +71,9 @@ def _rows_of(fit: Fit, data: Any) -> Table:
     if data is not None:
         return read_rows(fit.program, data)
     if fit.data is None:
-        raise FitError("this fit was loaded without its rows: pass them, to_arviz(data=...)")
+        raise FitError(
+            "this fit holds no rows, as one that was loaded or streamed: pass them, to_arviz(data=...)"
+        )
     return fit.data
 
 
@@ -99,15 +101,20 @@ def _class_labels(program: Program, name: str) -> Array:
 
 
 def _known(program: Program, name: str, values: Array, lead: tuple[str, ...] = ()) -> Any:
-    """An observed node or Input, its columns by name; categories as codes, their levels an attribute."""
+    """An observed node or Input, its columns by name; categories as codes, their levels an attribute.
+
+    A missing cell is NaN; among codes it is -1, which the attribute `missing` then says.
+    """
     schema, column = program.schema, f"{name}_column"
     values = values[None] if lead else values
     dims, coords = [*lead, "unit"], {}
     if values.ndim > len(dims):
         dims.append(column)
         coords[column] = np.array(schema.column_names(name))
-    attrs = {}
+    attrs: dict[str, Any] = {}
     if name in schema.k:
+        if values.size and values.min() < 0:
+            attrs["missing"] = -1
         attrs["levels"] = json.dumps([own and list(own) for own in schema.levels[name]], ensure_ascii=False)
     return xr.DataArray(values, coords, dims, name, attrs)
 

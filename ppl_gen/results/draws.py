@@ -38,20 +38,25 @@ def given_rows(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Draws of z | x_d, and of new x given those z: name → (S, N, …) for the latents, then the observed.
 
-    Discrete latents come from their exact joint posterior, continuous ones from the guide.
+    Discrete latents come from their exact joint posterior, continuous ones from the guide. A discrete node that
+    others depend on, known in part or lacking in these rows, is a latent here: where it is known it stays.
     """
     program = exact_program(program)
-    roles = program.schema.roles
-    parts: dict[str, list[Tensor]] = {name: [] for name in (*roles.latent, *roles.observed)}
+    roles, partial = program.schema.roles, program.schema.partial
+    lacking = [name for name in program.inner if name not in table.arrays]
+    latent = [n for n in program.generative.draws if n in (*roles.latent, *partial, *lacking)]
+    observed = [name for name in roles.observed if name not in latent]
+    parts: dict[str, list[Tensor]] = {name: [] for name in (*latent, *observed)}
     with seeded(program, seed):
         for rows in in_blocks(program, program.tensors(table.arrays), draws):
             count = draws * len(next(iter(rows.values())))
-            inputs = repeated({name: rows[name] for name in roles.inputs}, draws)
-            values = program.model(inputs | latents_given(program, rows, draws), n=count)
+            known = [name for name in (*roles.inputs, *partial) if name in rows]
+            given = repeated({name: rows[name] for name in known}, draws)
+            values = program.model(given | latents_given(program, rows, draws), n=count)
             for name, own in parts.items():
                 own.append(values[name].reshape(draws, -1, *values[name].shape[1:]).cpu())
     drawn = {name: _plain(program, name, torch.cat(own, dim=1).numpy()) for name, own in parts.items()}
-    return {name: drawn[name] for name in roles.latent}, {name: drawn[name] for name in roles.observed}
+    return {name: drawn[name] for name in latent}, {name: drawn[name] for name in observed}
 
 
 def latents_given(program: Program, rows: Rows, draws: int) -> Rows:

@@ -285,9 +285,10 @@ class Fit:
     def to_arviz(self, data: Any = None, *, draws: int = DRAWS, seed: int = 0) -> Any:
         """The fit for ArviZ: an InferenceData with ArviZ 0.2x, a DataTree from ArviZ 1 on.
 
-        Its groups: observed_data, constant_data (Inputs), log_likelihood (log p(x_d), the marginal),
-        posterior (latents given the data; parameters are a point estimate and are not there),
-        posterior_predictive (new x given those latents), sample_stats (the objective by step).
+        Its groups: observed_data (a missing cell is NaN, among codes -1), constant_data (Inputs), log_likelihood
+        (log p(x_d), the marginal), posterior (latents given the data, partly labelled ones too; parameters are a
+        point estimate and are not there), posterior_predictive (new x given those latents), sample_stats (the
+        objective by step).
 
         Args:
             data: rows; default those it was fitted on, which a loaded Fit has not: FitError says so.

@@ -52,6 +52,7 @@ def read_rows(program: Program, rows: Any, need: Need | None = None) -> Table:
     table = read_table(rows, program.spec, schema=program.schema, need=need)
     for note in table.warnings:
         warnings.warn(note, UserWarning, stacklevel=3)
+    _complete_for_the_guide(program, table)
     return _with_lacking_leaves(program, table) if need == "any" else table
 
 
@@ -63,6 +64,7 @@ def read_in_parts(program: Program, rows: Any) -> Iterator[Table]:
         return
     need = default_need(program)
     for table in chunk_tables(source, program.spec, program.schema, need):
+        _complete_for_the_guide(program, table)
         yield _with_lacking_leaves(program, table) if need == "any" else table
 
 
@@ -78,6 +80,17 @@ def answered(program: Program, rows: Any, seed: int, ask: Callable[[Table, int],
 def default_need(program: Program) -> Need:
     """What rows of a query must have: with a continuous latent every observed node, else any one."""
     return "all" if program.continuous or program.recognition.draws else "any"
+
+
+def _complete_for_the_guide(program: Program, table: Table) -> None:
+    """Refuse missing cells that a guide would take for zeros: it was trained on complete rows."""
+    read = {parent for entry in program.guide_spec.values() for parent in entry.parents()}
+    lost = sorted(table.holes & read) if program.continuous else []
+    if lost:
+        raise DataError(
+            f"{', '.join(map(repr, lost))} has missing values, and the guide reads it: with a continuous latent "
+            "rows have to be complete so far; drop those rows or fill them in"
+        )
 
 
 def _with_lacking_leaves(program: Program, table: Table) -> Table:

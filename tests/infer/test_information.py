@@ -14,8 +14,8 @@ from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import By, Free, Linear
 from ppl_gen.infer.algorithms import EM
 from ppl_gen.infer.em import run_em
+from ppl_gen.infer.given import given_state
 from ppl_gen.infer.information import observed_information, scores, uncertainty
-from ppl_gen.infer.starts import given_state
 from ppl_gen.program.program import compile_spec
 
 DIFFERENCES = 1e-5  # relative: what central differences of a log-likelihood leave of their sixteen digits

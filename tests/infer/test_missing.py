@@ -7,10 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy.special import logsumexp
-from scipy.stats import bernoulli, multivariate_normal, norm, poisson
+from scipy.stats import bernoulli, kstest, multivariate_normal, multivariate_t, norm, poisson
+from scipy.stats import t as student
 from sklearn.mixture import GaussianMixture
 
 from ppl_gen.data.reading import read_table
+from ppl_gen.declare.continuous import MultivariateStudentT, StudentT
 from ppl_gen.declare.nodes import Bernoulli, Categorical, MultivariateNormal, Normal, Poisson
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import By, Free
@@ -26,6 +28,7 @@ MIX = np.array([[1.0, 0.6, 0.0], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
 X = np.where(CLASS[:, None], R.normal(0, 1, (N, 3)) @ MIX, R.normal(4, 1, (N, 3))) + 1e3
 HOLES = R.random((N, 3)) < 0.25
 HOLES[:, 0] &= ~HOLES[:, 1:].all(1)  # every row keeps a cell
+T = np.random.default_rng(3).standard_t(4, (N, 1)) * (X - X.mean(0)) + np.where(CLASS[:, None], 0.0, 30.0)
 ITEMS = (R.random((N, 4)) < np.where(CLASS, 0.2, 0.8)[:, None]).astype(float)
 COUNTS = R.poisson(np.where(CLASS, 2.0, 9.0), (1, N)).T.astype(float)
 Z = {"z": Categorical(2)}
@@ -49,6 +52,17 @@ def normal_of_seen(p: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     return found
 
 
+def t_of_seen(p: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """The marginal of a t is a t of the same df, on the submatrix."""
+    found = np.zeros((len(x), 2))
+    for d, row in enumerate(x):
+        o = ~np.isnan(row)
+        for k in range(2):
+            part = p["cov"][k][np.ix_(o, o)]
+            found[d, k] = multivariate_t.logpdf(row[o], p["loc"][k][o], part, df=p["df"][k].item())
+    return found
+
+
 def by_cell(each: np.ndarray) -> np.ndarray:
     return np.nansum(each, -1)
 
@@ -69,6 +83,11 @@ SEEN = {
         DIAGONAL,
         {"x": holed(X, HOLES)},
         lambda p, d: by_cell(norm.logpdf(d["x"][:, None], p["x"]["loc"], p["x"]["scale"])),
+    ),
+    "t": (
+        Spec(model=Z | {"x": MultivariateStudentT(df=By("z"), loc=By("z"), cov=By("z"))}),
+        {"x": holed(T, HOLES)},
+        lambda p, d: t_of_seen(p["x"], d["x"]),
     ),
     "counts and coins": (
         Spec(model=Z | {"n": Poisson(rate=By("z")), "b": Bernoulli(probs=By("z"))}),
@@ -149,6 +168,49 @@ def test_draws_of_missing_cells_have_the_conditional_mean_and_spread():
     np.testing.assert_allclose(np.cov(drawn[:, 1:].T), cov, atol=4 * cov.max() * np.sqrt(2 / S))
 
 
+def test_a_missing_cell_of_a_t_is_drawn_from_a_t_with_more_degrees_of_freedom():
+    # Kotz and Nadarajah (2004): x₂ | x₁ is t, df + 1, its scale stretched by how far out x₁ lies.
+    cov, df, at = np.array([[1.0, 0.6], [0.6, 2.0]]), 3.0, 4.0
+    spec = Spec(model={"x": MultivariateStudentT(2, df=df, loc=0, cov=cov.tolist())})
+    found = fit(spec, {"x": X[:, :2]})
+    left = cov[1, 1] - cov[0, 1] ** 2 / cov[0, 0]
+    scale = np.sqrt((df + at**2 / cov[0, 0]) / (df + 1) * left)
+    rows = {"x": [[at, np.nan]]}
+    assert found.impute(rows)["x"][0, 1] == pytest.approx(cov[0, 1] / cov[0, 0] * at)
+    drawn = found.impute(rows, draws=2_000)["x"][:, 0, 1]
+    assert kstest(drawn, student(df + 1, cov[0, 1] / cov[0, 0] * at, scale).cdf).pvalue > 1e-3
+
+
+def test_a_t_without_a_mean_is_imputed_by_its_location():
+    x = np.tan(np.linspace(-1.5, 1.5, 81))[:, None] ** 3  # tails far beyond Cauchy's
+    found = fit(Spec(model={"x": StudentT()}), {"x": x})
+    assert found.parameters["x"]["df"] < 1
+    assert found.impute({"x": [[2.0], [np.nan]]})["x"][1] == found.parameters["x"]["loc"]
+
+
+def test_the_mean_of_a_missing_count_is_no_whole_number():
+    found = fit(Spec(model={"n": Poisson()}), {"n": [[2.0], [3.0], [6.0]]})
+    rows = {"n": [[4.0], [np.nan]]}
+    np.testing.assert_allclose(found.impute(rows)["n"], [[4], [11 / 3]])
+    assert found.impute(rows, draws=2)["n"].dtype.kind == "i"
+
+
+def test_patterns_too_many_to_share_give_the_same_fit(monkeypatch):
+    data, exact = {"x": holed(X, HOLES)}, EM(restarts=2, tol=1e-12)
+    shared = fit(FULL, data, exact)
+    monkeypatch.setattr("ppl_gen.infer.standard.MOST_PATTERNS", 1)
+    same_place(shared, fit(FULL, data, exact))
+
+
+@pytest.mark.filterwarnings("ignore:column 'x.1.':UserWarning")
+@pytest.mark.parametrize("family", [MultivariateNormal, MultivariateStudentT])
+def test_a_constant_column_with_holes_does_not_make_the_likelihood_fall(family):
+    x = holed(X, HOLES)
+    x[~np.isnan(x[:, 1]), 1] = 3.0
+    found = fit(Spec(model=Z | {"x": family(loc=By("z"), cov=By("z"))}), {"x": x}, QUICK)
+    assert np.diff(found.history).min() >= -1e-9 * abs(found.log_likelihood)
+
+
 def test_a_leaf_the_rows_lack_is_predicted_from_the_others():
     spec = Spec(model=Z | {"x": Normal(loc=By("z"), scale=By("z")), "n": Poisson(rate=By("z"))})
     found = fit(spec, {"x": X, "n": COUNTS}, QUICK)
@@ -219,6 +281,12 @@ class TestWeights:
         again = {name: np.repeat(array, self.COUNTED, axis=0) for name, array in data.items()}
         same_place(weighted, fit(FULL, again, exact))
 
+    def test_a_row_of_weight_0_is_nobodys_starting_point(self) -> None:
+        x = np.vstack([np.geomspace(1e7, 1e9, 20)[:, None] * np.ones(3), X])
+        weights = np.r_[np.zeros(20), np.ones(N)]
+        weighted = fit(DIAGONAL, {"x": x}, EM(restarts=1, tol=1e-12), weights=weights)
+        assert weighted.log_likelihood == pytest.approx(fit(DIAGONAL, {"x": X}).log_likelihood, rel=1e-8)
+
     def test_svi_says_that_it_takes_none(self) -> None:
         from ppl_gen.infer.algorithms import SVI
 
@@ -243,3 +311,13 @@ def test_starts_tolerate_holes_in_every_row():
         pytest.approx(1, abs=0.05),
         pytest.approx(0, abs=0.05),
     )
+
+
+def test_one_location_for_all_dimensions_is_the_generalised_mean():
+    # Generalised least squares: μ weighs the columns' means by the rows of Σ⁻¹, and Σ is the scatter about μ.
+    x, one = X[CLASS == 0] + [0.0, 0.3, -0.2], np.ones(3)
+    found = fit(Spec(model={"x": MultivariateNormal(loc=Free(dim=1))}), {"x": x}, EM(tol=1e-14))
+    loc, cov = found.parameters["x"]["loc"], found.parameters["x"]["cov"]
+    weights = np.linalg.solve(cov, one)
+    np.testing.assert_allclose(loc, weights @ x.mean(0) / weights.sum(), rtol=1e-10)
+    np.testing.assert_allclose(cov, (x - loc).T @ (x - loc) / len(x), rtol=1e-6)

@@ -19,7 +19,7 @@ from ppl_gen.fitting import fit
 from ppl_gen.infer import modes
 from ppl_gen.infer.algorithms import EM
 from ppl_gen.infer.coordinates import Coordinates
-from ppl_gen.infer.starts import given_state
+from ppl_gen.infer.given import given_state
 from ppl_gen.program.program import compile_spec
 
 DATA = Path(__file__).parents[2] / "examples" / "data"

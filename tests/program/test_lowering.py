@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -58,6 +60,97 @@ def test_a_tensor_that_the_step_captured_is_refused_instead_of_frozen():
     captured = torch.ones(3)
     with pytest.raises(FitError, match=r"captured the tensor .* of shape \(3,\) as a constant"):
         Lowered(lambda x: x + captured, "traced")(torch.zeros(3))
+
+
+def test_a_captured_number_stays_what_it_was_when_the_step_was_recorded():
+    captured = torch.tensor(2.0)
+    step = Lowered(lambda x: x * captured, "traced")
+    assert float(step(torch.ones(()))) == 2.0
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        lambda x: x * x.sum().item(),
+        lambda x: x if x.sum() > 0 else -x,
+        lambda x: x[x > 0].sum(),
+        lambda x: x.nonzero().double().sum(),
+        lambda x: x * torch.rand(()).item(),
+    ],
+    ids=["item", "branch", "mask", "nonzero", "noise"],
+)
+def test_a_step_that_reads_a_value_is_refused_instead_of_repeating_it(reading):
+    with pytest.raises(FitError, match="reads the value of a tensor"):
+        Lowered(reading, "traced")(torch.ones(3))
+
+
+def test_what_no_input_decides_may_be_read():
+    step = Lowered(lambda x: x * torch.arange(4).max().item(), "traced")
+    assert torch.equal(step(torch.ones(2)), torch.full((2,), 3.0))
+
+
+def in_place(x: torch.Tensor) -> torch.Tensor:
+    memory = x.clone()
+    before = memory.exp()
+    memory.view(-1)[0].add_(1.0)
+    blank = torch.zeros(3)
+    blank.view(3)[1:].fill_(5.0)
+    return before + memory.exp() + blank
+
+
+def scattered(x: torch.Tensor) -> torch.Tensor:
+    total = torch.func.grad(lambda y: (y[..., 1] * y.index_select(-1, torch.arange(2)).sum(-1)).sum())
+    return torch.func.vmap(total)(x.expand(2, 3))
+
+
+def curved(x: torch.Tensor) -> torch.Tensor:
+    slope = torch.func.grad(lambda y: (y.tril() ** 3).sum() * y[0, 1] + y.diagonal().exp().sum())
+    along = torch.func.grad(lambda y, d: (slope(y) * d).sum())
+    directions = torch.eye(4).reshape(4, 2, 2)
+    return torch.func.vmap(lambda d: along(x[:2, None] * x[:2], d))(directions)
+
+
+def shaped(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    same = x.index_select(0, torch.arange(3))
+    chosen = torch.where(torch.ones(3) > 0, x, 0.0)
+    column = x.unsqueeze(-1).expand(3, 2).permute(1, 0).unsqueeze(0).squeeze(0).reshape(6)
+    return {"same": same, "chosen": chosen, "column": column, "ones": torch.ones_like(x) * 2, "x": x}
+
+
+@pytest.mark.parametrize("step", [in_place, scattered, curved, shaped], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("steady", [(), (1,)], ids=["whole", "split"])
+def test_whatever_a_step_does_to_memory_its_graph_does_too(step, steady):
+    lowered = Lowered(lambda x, y: (step(x), step(y)), "traced", steady=steady)
+    fixed = torch.tensor([0.5, -0.5, 1.0])
+    for x in (torch.tensor([0.1, 0.2, 0.3]), torch.tensor([-1.0, 2.0, 0.0])):
+        kept = x.clone()
+        found, wanted = lowered(x, fixed), (step(x.clone()), step(fixed.clone()))
+        pairs = zip(
+            torch.utils._pytree.tree_leaves(found), torch.utils._pytree.tree_leaves(wanted), strict=True
+        )
+        assert all(torch.equal(a, b) and a.shape == b.shape for a, b in pairs)
+        assert torch.equal(x, kept)
+
+
+def test_a_result_is_the_callers_own_to_change():
+    step = Lowered(shaped, "traced")
+    x = torch.ones(3)
+    for name in ("same", "chosen", "column", "ones"):
+        step(x)[name].add_(1.0)
+    assert torch.equal(step(x)["ones"], torch.full((3,), 2.0))
+    assert torch.equal(x, torch.ones(3))
+
+
+def test_recording_holds_on_to_nothing_that_the_step_let_go():
+    alive = []
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(5):
+            x = x + 1
+            alive.append(weakref.ref(x))
+        return x.sum() + sum(own() is not None for own in alive)
+
+    assert float(Lowered(step, "traced")(torch.zeros(2))) == 11.0
 
 
 def test_recording_takes_no_noise_from_the_run():

@@ -17,8 +17,8 @@ from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import By, Linear
 from ppl_gen.infer.algorithms import EM, SVI, described
 from ppl_gen.infer.em import run_em
+from ppl_gen.infer.given import given_state
 from ppl_gen.infer.run import Mode, Run
-from ppl_gen.infer.starts import given_state
 from ppl_gen.infer.status import Status
 from ppl_gen.program.program import compile_spec
 from ppl_gen.results.fit import Fit

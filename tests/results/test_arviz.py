@@ -190,3 +190,26 @@ def test_the_first_arviz_with_trees_gets_a_tree_of_the_same_groups(em_fit: Fit) 
     for name, part in parts.items():
         xr.testing.assert_identical(tree[name].to_dataset(), part)
     assert groups(as_container(az, parts, 0)) == GROUPS
+
+
+def test_a_partly_labelled_latent_is_among_the_latents_and_keeps_its_labels(by_em: Build) -> None:
+    x = np.array([[0.0], [0.4], [1.5], [2.6], [3.0], [np.nan]])
+    data = {"x": x, "z": ["lo", None, None, None, "hi", None]}
+    fit = by_em(Spec(model={"z": Categorical(2), "x": Normal(loc=By("z"), scale=1.0)}), data)
+    found = fit.to_arviz(draws=400)
+    share = found.posterior["z"].mean(("chain", "draw")).to_numpy()  # (unit, class)
+    np.testing.assert_allclose(share, fit.predict_proba(data), atol=4 * np.sqrt(0.25 / 400))
+    assert share[0].tolist() == [0, 1]  # levels are sorted: "hi", "lo"
+    assert share[4].tolist() == [1, 0]
+    assert found.observed_data["z"].to_numpy().tolist() == [1, -1, -1, -1, 0, -1]
+    assert found.observed_data["z"].attrs["missing"] == -1
+    assert np.isnan(found.observed_data["x"].to_numpy()[5, 0])
+    assert set(found.posterior_predictive.data_vars) == {"x"}
+
+
+def test_new_rows_without_the_labels_of_a_supervised_fit_have_them_drawn(by_em: Build) -> None:
+    x, z = np.array([[0.0], [1.0], [7.0], [8.0]]), np.array([0, 0, 1, 1])
+    fit = by_em(Spec(model={"z": Categorical(2), "x": Normal(loc=By("z"), scale=1.0)}), {"x": x, "z": z})
+    found = fit.to_arviz({"x": x}, draws=5)
+    assert set(found.observed_data.data_vars) == {"x"}
+    assert found.posterior["z"].argmax("z_class").to_numpy()[0].tolist() == [[0, 0, 1, 1]] * 5

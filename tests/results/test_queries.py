@@ -242,6 +242,15 @@ def test_rows_that_do_not_fit_the_training_data_are_refused(mixture: Fit) -> Non
         mixture.predict({"x": ROWS["x"], "z": np.zeros(25)})
 
 
+def test_a_guide_does_not_take_missing_cells_for_zeros(affine_vae: Fit) -> None:
+    assert affine_vae.data is not None
+    rows = affine_vae.data.arrays["x"].copy()
+    rows[1, 0] = np.nan
+    for ask in (affine_vae.transform, affine_vae.score_samples):
+        with pytest.raises(DataError, match="'x' has missing values, and the guide reads it"):
+            ask({"x": rows})
+
+
 def test_inputs_are_needed_to_predict(by_path: Build) -> None:
     spec = Spec(
         model={"u": Input(1), "z": Categorical(2, logits=Linear("u")), "x": Normal(1, loc=By("z"), scale=1)}

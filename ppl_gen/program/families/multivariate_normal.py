@@ -228,6 +228,8 @@ class MultivariateNormalFamily(Family):
                 scatter = site.gather(second - crossed - crossed.mT + squares, name)
                 count = site.gather(n, name).unsqueeze(-1)
                 scatter, count = with_inverse_wishart(site, name, scatter, count)
+                if "loc" not in site.fixed and "loc" not in site.priors:
+                    scatter = apart_where_constant(scatter, jitter)
                 factor, regular = self._factorise(scatter, count, factor, floor, jitter)
         return {"loc": loc, name: factor}, regular
 
@@ -261,8 +263,21 @@ class MultivariateNormalFamily(Family):
 
     def rescale(self, working: Mapping[str, Tensor], shift: Tensor, scale: Tensor) -> dict[str, Tensor]:
         """Loc and L in units of `scale`, from `shift`."""
-        name = "cov" if "cov" in working else "scale_tril"
-        return {"loc": (working["loc"] - shift) / scale, name: working[name] / scale.unsqueeze(-1)}
+        name, loc = "cov" if "cov" in working else "scale_tril", working["loc"]
+        cells = loc.shape[-1]  # 1 where it is one value for all dimensions, which then share shift and unit
+        return {
+            "loc": (loc - shift[..., :cells]) / scale[..., :cells],
+            name: working[name] / scale.unsqueeze(-1),
+        }
+
+
+def apart_where_constant(scatter: Tensor, jitter: Tensor) -> Tensor:
+    """The scatter (…, D, D) without the columns that are constant in the data, which have jitter: all of theirs.
+
+    What is seen of them is 0 already; what is missing would be their own variance, growing by the jitter.
+    """
+    varies = (jitter == 0).to(scatter)
+    return scatter * varies.unsqueeze(-1) * varies
 
 
 def _symmetric(packed: Tensor, D: int) -> Tensor:

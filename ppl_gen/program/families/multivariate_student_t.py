@@ -17,6 +17,7 @@ from ppl_gen.program.families.multivariate_normal import (
     CholeskyNormal,
     MultivariateNormalFamily,
     _symmetric,
+    apart_where_constant,
     quadratic_features,
 )
 from ppl_gen.program.families.normal import ECM_CYCLES
@@ -208,6 +209,8 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
                 squares = middle.unsqueeze(-1) * middle.unsqueeze(-2) * u.unsqueeze(-1)
                 scatter = site.gather(second - crossed - crossed.mT + squares, name)
                 count = pool(n, site, name).unsqueeze(-1)
+                if "loc" not in site.fixed:
+                    scatter = apart_where_constant(scatter, jitter)
                 factor, regular = self._factorise(scatter, count, factor, floor, jitter)
         found = {"df": degrees_of_freedom(n, u, logs, current["df"], site), "loc": loc, name: factor}
         after = self._complete(n, u, first, second, logs, found, site) - 0.5 * D * (n * alpha.log()).sum()
