@@ -27,7 +27,7 @@ from ppl_gen.program.program import Program
 
 BLOCK_BYTES = 6_000_000  # features and responsibilities of one block: what stays in cache
 EAGER_M_STEPS = 40  # recording the M-step costs about as much as this many of them
-FIRST_STEPS = 8  # of Newton's method from starting responsibilities
+FIRST_STEPS = 12  # of Newton's method from starting responsibilities
 
 Statistics = dict[str, Any]
 
@@ -89,14 +89,24 @@ class Engine:
         regular = torch.ones(len(next(iter(state.values()))), dtype=torch.bool)
         spare = [len(own) - (b - a) for own, (a, b) in zip(self.weights, self.spans, strict=True)]
         padded = [pad(starts.block(*span), (0, n)) for span, n in zip(self.spans, spare, strict=True)]
-        for _ in range(1 if self.monotone else FIRST_STEPS):
+        groups = newton.small_groups(self.program)
+        base, best = state, torch.full_like(regular, -torch.inf, dtype=self.program.dtype)
+        for _ in range(FIRST_STEPS if groups else 1):
             with pyro_scope():
                 _, statistics = summed(
                     self._begin(state, rows, weights, start)
                     for start, rows, weights in zip(padded, self.blocks, self.weights, strict=True)
                 )
-            state, regular = self._moved(state, statistics, padded)
-        return state, regular
+            new, regular = self._moved(state, statistics, padded)
+            if groups:  # a step that is too long may empty a class before the likelihood is looked at
+                value = torch.stack([statistics[f"{group.name}.value"] for group in groups]).sum(0)
+                rose = value >= best.to(value)
+                base = newton.mixed(groups, rose, state, base)
+                best = torch.where(rose, value, best.to(value))
+                halfway = {path: (base[path] + state[path]) / 2 for path in base}
+                new |= newton.mixed(groups, rose, new, halfway)
+            state = new
+        return state | (base if groups else {}), regular
 
     def m_step(self, state: State, statistics: Statistics) -> tuple[State, Tensor]:
         """New states, and which of them are regular."""

@@ -10,7 +10,7 @@ Reference: Lange (1995), A gradient algorithm locally equivalent to the EM algor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,7 +101,7 @@ def _layers_of(program: Program, draw: Draw) -> set[str]:
 def statistics(
     program: Program, group: Group, state: State, values: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Gradient (P,) and Hessian (P, P) of the group's part of Q, and the rows behind them.
+    """Value, gradient (P,) and Hessian (P, P) of the group's part of Q, and the rows behind them.
 
     Args:
         program: the model.
@@ -120,8 +120,10 @@ def statistics(
             total = total + (expected[name] * log_p).sum()
         return total
 
-    gradient, hessian = _derivatives(q, torch.cat([state[path].reshape(-1) for path in group.paths]))
+    flat = torch.cat([state[path].reshape(-1) for path in group.paths])
+    gradient, hessian = _derivatives(q, flat)
     return {
+        f"{group.name}.value": q(flat),
         f"{group.name}.gradient": gradient,
         f"{group.name}.hessian": hessian,
         f"{group.name}.count": expected[group.sites[0]].sum(),
@@ -211,11 +213,22 @@ def _parts(group: Group, state: State, flat: Tensor) -> State:
 def regular(
     program: Program, group: Group, state: State, bounds: Mapping[str, tuple[Tensor, Tensor]]
 ) -> Tensor:
-    """Whether no scale of real columns has collapsed below its floor."""
+    """Whether no variance of real columns, given a row's other columns, has collapsed below its floor."""
     sound = [torch.ones((), dtype=torch.bool, device=next(iter(state.values())).device)]
     for name in group.sites:
-        slot = program.generative.draws[name].slots.get("scale")
-        if slot is not None and isinstance(program.generative.layers[slot.layer], Table):
-            scale = slot.constraint.working(state[f"generative.layers.{slot.layer}.table"])
-            sound.append((scale**2 >= bounds[name][0].amin()).all())
+        for key, slot in program.generative.draws[name].slots.items():
+            if not isinstance(program.generative.layers[slot.layer], Table):
+                continue
+            working = slot.constraint.working(state[f"generative.layers.{slot.layer}.table"])
+            if key == "scale":
+                sound.append((working**2 >= bounds[name][0].amin()).all())
+            elif slot.constraint.name in ("covariance", "lower_cholesky"):
+                sound.append((working.diagonal(dim1=-2, dim2=-1) ** 2 >= bounds[name][0]).all())
     return torch.stack(sound).all()
+
+
+def mixed(groups: Sequence[Group], rows: Tensor, one: State, other: State) -> State:
+    """The groups' parameters, those of `one` in the marked rows (R,), of `other` in the rest."""
+    paths = [path for group in groups for path in group.paths]
+    marks = {path: rows.reshape(-1, *(1,) * (one[path].ndim - 1)).to(one[path].device) for path in paths}
+    return {path: torch.where(marks[path], one[path], other[path]) for path in paths}

@@ -142,7 +142,7 @@ class Restarts:
             setattr(self.lanes, name, np.where(plain, getattr(seen, name), getattr(self.lanes, name)))
 
     def _back(self, refused: Flags) -> None:
-        """Where an extrapolation was refused, the plain step; shorter ones next where it was the longest allowed."""
+        """Where an extrapolation was refused, the plain step; shorter ones next if it was the longest allowed."""
         lanes = self.lanes
         lanes.point = pick(refused, lanes.fallback, lanes.point)
         lanes.phase = np.where(refused, PLAIN, lanes.phase)

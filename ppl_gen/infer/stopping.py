@@ -20,7 +20,7 @@ Numbers = NDArray[Any]
 
 TINY = 1e-300
 FASTEST_SLOW = 1 - 1e-6  # rates are taken as this at most: beyond, rounding decides
-FORGET = 1.5  # by which 1 − ρ may grow from one step to the next
+FORGET = 1.2  # by which 1 − ρ may grow from one step to the next
 ROUNDING = 8.0  # units in the last place by which a sum of log-densities may fall
 
 

@@ -72,7 +72,7 @@ def _rows_of(fit: Fit, data: Any) -> Table:
         return read_rows(fit.program, data)
     if fit.data is None:
         raise FitError(
-            "this fit holds no rows, as one that was loaded or streamed: pass them, to_arviz(data=...)"
+            "this fit holds no rows (it was loaded or streamed): pass them, to_arviz(data=...)"
         )
     return fit.data
 

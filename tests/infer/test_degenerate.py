@@ -79,7 +79,7 @@ def test_hardly_more_rows_than_classes_end_in_a_status_not_in_a_nan(covariance, 
 
 
 def test_fewer_rows_than_classes_are_refused():
-    with pytest.raises(DataError, match="3 classes.*2 row"):
+    with pytest.raises(DataError, match=r"3 classes.*2 row"):
         fitted(gaussian_mixture(3), CLUSTERS[:2])
 
 
