@@ -69,7 +69,7 @@ def of_seen_part(density: Cell, x: Array, given: Given) -> Array:
         rows, seen = (missing == pattern).all(-1), np.flatnonzero(~pattern)
         matrix = factor[rows] @ factor[rows].swapaxes(-1, -2)
         part = {key: value[rows] for key, value in wide.items()}
-        part["loc"] = part["loc"][..., seen]
+        part["loc"] = np.broadcast_to(part["loc"], x[rows].shape)[..., seen]
         part["factor"] = np.linalg.cholesky(matrix[..., seen[:, None], seen])
         out[rows] = density(x[rows][..., seen], part)
     return out

@@ -87,10 +87,10 @@ def subject_of(program: Program, table: Table, seed: int, state: Mapping[str, An
     with torch.no_grad():
         for path, parameter in exact.named_parameters():
             parameter.copy_(source[path])
-    picked = np.arange(table.n_units)
-    if table.n_units > MOST_ROWS:
-        drawn = np.random.default_rng(seed).choice(table.n_units, MOST_ROWS, replace=False)
-        picked = np.sort(drawn)
+    # Rows of weight 0 are no part of what was fitted.
+    picked = np.arange(table.n_units) if table.weights is None else np.flatnonzero(table.weights)
+    if len(picked) > MOST_ROWS:
+        picked = np.sort(np.random.default_rng(seed).choice(picked, MOST_ROWS, replace=False))
     kept = {path: value.detach() for path, value in exact.state_dict().items()}
     numbers = {path: value.numpy() for path, value in kept.items()}
     spec, schema = program.spec, program.schema

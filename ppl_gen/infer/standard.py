@@ -29,7 +29,9 @@ from ppl_gen.program.program import Program
 VARIANCE_FLOOR = 1e-8  # of a standardised column: below, Σx²/n − mean² has no correct digits left to speak of
 
 
-MOST_PATTERNS = 512  # of missing cells: with more, a block has fewer rows than that, and each row its own pattern
+MOST_PATTERNS = (
+    512  # of missing cells: with more, a block has fewer rows than that, and each row its own pattern
+)
 
 
 class Standard:

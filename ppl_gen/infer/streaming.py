@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -92,19 +91,6 @@ def unkept(step: Lowered) -> Lowered:
     """A lowered step that keeps nothing of its steady arguments: each block is met once and let go."""
     step.cached = CACHE_BYTES
     return step
-
-
-def standard_blocks(
-    standard: Standard, table: Table, size: int
-) -> Iterator[tuple[dict[str, Tensor], NDArray[np.float64] | None]]:
-    """The rows of any table in standard units, `size` at a time, and their weights, None where each counts once."""
-    if isinstance(table, StreamedTable):
-        for block in table.blocks(size):
-            yield standard.rows(block.arrays, table.holes), block.weights
-        return
-    for start in range(0, table.n_units, size):
-        weights = None if table.weights is None else table.weights[start : start + size]
-        yield standard.block(table, start, min(start + size, table.n_units)), weights
 
 
 def equal_blocks(standard: Standard, table: Table, size: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:

@@ -71,9 +71,7 @@ def _rows_of(fit: Fit, data: Any) -> Table:
     if data is not None:
         return read_rows(fit.program, data)
     if fit.data is None:
-        raise FitError(
-            "this fit holds no rows (it was loaded or streamed): pass them, to_arviz(data=...)"
-        )
+        raise FitError("this fit holds no rows (it was loaded or streamed): pass them, to_arviz(data=...)")
     return fit.data
 
 

@@ -31,7 +31,9 @@ MOST_PREDICTORS = 2_000  # beyond, second derivatives are not taken
 SAMPLED = (
     "standard errors need log p(x), and with a continuous latent only a bound of it is known: estimates alone"
 )
-NO_ROWS = "this fit holds no rows (it was loaded or streamed): pass them, summary(data=...), for standard errors"
+NO_ROWS = (
+    "this fit holds no rows (it was loaded or streamed): pass them, summary(data=...), for standard errors"
+)
 
 
 def summary(fit: Fit, data: Any, *, kind: Kind, level: float) -> pd.DataFrame:

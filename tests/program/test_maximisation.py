@@ -15,8 +15,8 @@ from ppl_gen.declare.nodes import Bernoulli, Categorical, Input, MultivariateNor
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import By, Free
 from ppl_gen.infer.enumeration import posterior_marginals, site_log_probs
-from ppl_gen.infer.steps import expectation_step, maximisation_step
 from ppl_gen.infer.route import em_obstacle
+from ppl_gen.infer.steps import expectation_step, maximisation_step
 from ppl_gen.program.program import Program, compile_spec
 
 N = 40
