@@ -16,6 +16,7 @@ from ppl_gen.certify.subject import Subject, first_rows, subject_of
 from ppl_gen.data.moments import constant
 from ppl_gen.data.stream import held
 from ppl_gen.data.table import Table
+from ppl_gen.infer.newton import UNBOUNDED
 from ppl_gen.infer.route import em_obstacle
 from ppl_gen.infer.run import Run
 from ppl_gen.infer.status import Status
@@ -59,7 +60,7 @@ def certify(program: Program, run: Run, table: Table, *, seed: int = 0) -> Certi
 
     """
     subject = replace(subject_of(program, held(table), seed), n_units=table.n_units)
-    made = _exact_lines(subject, seed) if subject.exact else _sampled_lines(subject, seed)
+    made = _exact_lines(subject, run, seed) if subject.exact else _sampled_lines(subject, seed)
     stepwise = subject.exact and _by_em(run)
     return Certificate(
         (
@@ -67,15 +68,15 @@ def certify(program: Program, run: Run, table: Table, *, seed: int = 0) -> Certi
             *(_guarded(name, check) for name, check in made),
             *([_guarded("prior", lambda: _prior(subject))] if any(True for _ in program.priors) else []),
             _guarded("gradient", lambda: _gradient(subject, run, table, stepwise, seed)),
-            lines.modes(run.modes, run.restarts, run.collapsed),
-            _guarded("boundaries", lambda: _boundaries(subject, seed)),
+            lines.modes(run.modes, run.finished, run.collapsed),
+            _guarded("boundaries", lambda: _boundaries(subject, run, seed)),
         )
     )
 
 
 def _by_em(run: Run) -> bool:
     """Whether the history is one of log-likelihoods, iteration by iteration."""
-    return bool(run.modes) or run.status in (Status.CONVERGED, Status.MAX_STEPS, Status.COLLAPSED)
+    return run.algorithm == "EM"
 
 
 def _guarded(name: str, check: Callable[[], Line]) -> Line:
@@ -102,13 +103,13 @@ def _ascent(program: Program, run: Run, stepwise: bool, n_units: int) -> Line:
     return lines.ascent(run.history, n_units, rounding, priors=any(True for _ in program.priors))
 
 
-def _exact_lines(subject: Subject, seed: int) -> Iterator[tuple[str, Callable[[], Line]]]:
+def _exact_lines(subject: Subject, run: Run, seed: int) -> Iterator[tuple[str, Callable[[], Line]]]:
     """Discrete latents, summed out: the posterior is exact."""
     yield "objective", lambda: _enumerated_objective(subject)
     if subject.program.enumerated:
         yield "responsibilities", lambda: _responsibilities(subject)
     yield "gap", lambda: _exact_gap(subject)
-    yield "information", lambda: _information(subject, seed)
+    yield "information", lambda: _information(subject, run, seed)
 
 
 def _enumerated_objective(subject: Subject) -> Line:
@@ -131,7 +132,17 @@ def _exact_gap(subject: Subject) -> Line:
     return lines.exact_gap(reference.log_marginal(table), bound)
 
 
-def _information(subject: Subject, seed: int) -> Line:
+def _unbounded(run: Run) -> list[str]:
+    """What the fit noted of parameters that the likelihood no longer changes with."""
+    return [note for note in run.notes if note.startswith(UNBOUNDED)]
+
+
+def _information(subject: Subject, run: Run, seed: int) -> Line:
+    if _unbounded(run):
+        text = (
+            "not judged: where the data do not bound a parameter, the likelihood bends by less than rounding"
+        )
+        return Line("information", None, float("nan"), None, text)
     learned = sum(p.numel() for p in subject.program.generative.parameters())
     if learned > MOST_LEARNED:
         text = f"not computed: {learned} learned numbers, and no more than {MOST_LEARNED} are looked at here"
@@ -195,6 +206,6 @@ def _gradient(subject: Subject, run: Run, table: Table, stepwise: bool, seed: in
     return lines.gradient(norm, judged, subject.exact)
 
 
-def _boundaries(subject: Subject, seed: int) -> Line:
+def _boundaries(subject: Subject, run: Run, seed: int) -> Line:
     drawn = None if subject.exact else evidence.guide_draw(subject, seed)
-    return lines.boundaries(edges.all_found(subject, drawn))
+    return lines.boundaries([*edges.all_found(subject, drawn), *_unbounded(run)])

@@ -154,15 +154,15 @@ def gradient(norm: float, converged: bool, exact: bool) -> Line:
     return Line("gradient", ok, norm, GRADIENT, text if ok else f"not at a maximum: {text}")
 
 
-def modes(found: Sequence[Mode], restarts: int, collapsed: int) -> Line:
-    """Which maxima the restarts reached, and how often."""
+def modes(found: Sequence[Mode], finished: int, collapsed: int) -> Line:
+    """Which maxima the restarts that were run to their end reached, and how often."""
     if not found:
         text = (
             "one run, one answer: other starts were not tried" if not collapsed else "no restart ended well"
         )
         return Line("modes", None, float(len(found)), None, text)
     best = found[0]
-    text = f"{best.hits} of {restarts} restarts reached the best log-likelihood, {best.log_likelihood:.6g}"
+    text = f"{best.hits} of {finished} finished restarts reached the best log-likelihood, {best.log_likelihood:.6g}"
     if len(found) > 1:
         others = ", ".join(f"{mode.log_likelihood:.6g} ({mode.hits})" for mode in found[1:4])
         text += f"; others: {others}" + (", …" if len(found) > 4 else "")

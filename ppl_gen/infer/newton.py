@@ -25,6 +25,10 @@ from ppl_gen.program.program import Program
 MOST_PARAMETERS = 300  # of one group: a Hessian of more is dearer than many gradients
 LEAST_CURVATURE = 1e-7  # of the largest: directions that Q does not see stay where they are
 FLAT = 1e-10  # curvature and promise a row of a direction that leads to infinity, as log-odds of certainty do
+NOISE = (
+    1e-16  # nats a row that all other directions promise when they have arrived: beyond, rounding moves them
+)
+UNBOUNDED = "the data do not bound"  # how a note of such directions begins
 LONGEST = 1.0  # nats a row that a step may promise, lest it leave where the quadratic is any guide
 
 
@@ -183,8 +187,9 @@ def step(
     )  # along each axis, in the parameters' own units
     endless = (own < FLAT * rows) & (along**2 / curvature < FLAT * rows)
     along = torch.where(endless, 0.0, along)
-    move = (axes @ (along / curvature)) / unit
     promised = (along**2 / curvature).sum() / rows
+    along = torch.where(endless.any() & (promised < NOISE), 0.0, along)
+    move = (axes @ (along / curvature)) / unit
     move = move * (LONGEST / promised.clamp(min=LONGEST)).sqrt()
     flat = torch.cat([state[path].reshape(-1) for path in group.paths])
     moved = _parts(group, state, flat + move)
@@ -199,7 +204,7 @@ def unbounded(program: Program, found: Mapping[str, Tensor]) -> list[str]:
         flat = int((bend < 10 * FLAT * count).sum())
         if flat:
             words.append(
-                f"the data do not bound {flat} of {group.size} parameters of {' and '.join(group.sites)}: outcomes "
+                f"{UNBOUNDED} {flat} of {group.size} parameters of {' and '.join(group.sites)}: outcomes "
                 "that the columns tell apart without error, a column of one value, or a class without rows"
             )
     return words

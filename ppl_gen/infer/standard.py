@@ -63,7 +63,8 @@ class Standard:
                 if "loc" in shared:
                     centre = np.full_like(centre, centre.mean())
                 if shared:
-                    spread = np.full_like(spread, math.sqrt((spread**2).mean()))
+                    largest = spread.max()  # squares of spreads may be beyond floating point
+                    spread = np.full_like(spread, largest * math.sqrt(((spread / largest) ** 2).mean()))
             self.shift[name], self.unit[name] = torch.tensor(centre), torch.tensor(spread)
 
     def block(self, table: Table, start: int, stop: int) -> dict[str, Tensor]:

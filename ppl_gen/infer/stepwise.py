@@ -84,7 +84,7 @@ def run_stepwise(
         state = ascent.standard.leave(state, original)
         counts = {name: statistics[name] for name in program.enumerated if name in statistics}
         state, _ = by_decreasing_weight(program, state, counts)
-    return Run(state, tuple(history), status, lowering=ascent.executed, notes=notes)
+    return Run(state, tuple(history), status, lowering=ascent.executed, notes=notes, algorithm="StepwiseEM")
 
 
 class Ascent:

@@ -119,8 +119,8 @@ class Fit:
 
     @property
     def converged(self) -> bool:
-        """Whether the tolerance was met; never True of SVI, whose history has to be looked at."""
-        return self.status is Status.CONVERGED
+        """Whether the tolerance was met, inside or at the boundary; never True of SVI, whose history tells."""
+        return self.status.converged
 
     @property
     def modes(self) -> tuple[Mode, ...]:

@@ -29,6 +29,7 @@ from ppl_gen.results.fit import Fit
 
 FORMAT = 1
 SPEC, PARAMETERS, RECORD = "spec.yaml", "params.safetensors", "fit.json"
+RUN_FIELDS = ("algorithm", "evaluations", "remaining", "floored", "finished", "reseeded")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -187,6 +188,7 @@ def _record(fit: Fit) -> dict[str, Any]:
         "collapsed": run.collapsed,
         "lowering": run.lowering,
         "notes": list(run.notes),
+        "run": {name: _plain(getattr(run, name)) for name in RUN_FIELDS},
         "certificate": fit.certificate.to_dict(),
         "versions": fit.versions,
     }
@@ -213,6 +215,7 @@ def _assemble(home: Path, record: Mapping[str, Any]) -> Fit:
         collapsed=record["collapsed"],
         lowering=record["lowering"],
         notes=tuple(record["notes"]),
+        **{name: _restored(value) for name, value in record.get("run", {}).items() if name in RUN_FIELDS},
     )
     return Fit(
         program=program,
@@ -244,6 +247,16 @@ def _read_record(path: Path) -> dict[str, Any]:
 def _canonical(record: Mapping[str, Any]) -> bytes:
     """The record as it is hashed: white space and the order of keys do not count."""
     return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else _number(value) if isinstance(value, float) else value
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return float(value) if value in ("nan", "inf", "-inf") else value
 
 
 def _number(value: float) -> float | str:

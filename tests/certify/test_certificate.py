@@ -77,7 +77,7 @@ def test_an_estimated_gap_may_be_three_standard_errors_below_zero_and_no_more():
 
 
 def test_modes_tell_hits_and_collapsed_restarts():
-    line = lines.modes([Mode(-10.0, 3), Mode(-12.5, 1)], restarts=5, collapsed=1)
+    line = lines.modes([Mode(-10.0, 3), Mode(-12.5, 1)], finished=5, collapsed=1)
     assert line.ok is None
     assert all(part in line.text for part in ("3 of 5", "-10", "-12.5 (1)", "1 collapsed"))
 

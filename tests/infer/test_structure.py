@@ -119,8 +119,8 @@ CONSTRAINED = {
 @pytest.mark.parametrize("name", CONSTRAINED)
 def test_constraints_hold_at_the_maximum_that_a_general_optimiser_finds(name: str) -> None:
     model, data, negative, start = CONSTRAINED[name]
-    found = fit(Spec(model=model), data, EM(tol=1e-12, restarts=10))
-    starts = start + np.random.default_rng(1).normal(size=(6, len(start)))
+    found = fit(Spec(model=model), data, EM(tol=1e-12, restarts=4))
+    starts = start + np.random.default_rng(1).normal(size=(4, len(start)))
     starts = np.vstack([starts, starts[:2, ::-1]])  # also with classes the other way round
     with np.errstate(all="ignore"):
         peer = min((minimize(negative, each, method="BFGS") for each in starts), key=lambda one: one.fun)
