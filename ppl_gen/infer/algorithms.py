@@ -39,7 +39,8 @@ class EM:
         restarts: starts run side by side, the best one kept. A given start is run once.
         init: "k-means++", "random-rows" or "random-responsibilities"; parameters as
             {"x": {"loc": …}, …} on their natural scale; or another Fit. Where every observed node is
-            categorical, hard starts get stuck and "k-means++" is taken as "random-responsibilities".
+            categorical, hard starts get stuck, and the classes of a mixture of regressions are no clusters:
+            there "k-means++" is taken as "random-responsibilities".
         short_steps: steps of every restart before all but the `keep` best are dropped.
         keep: restarts that are run to their end.
         accelerate: extrapolate the steps of slow restarts (SQUAREM), wherever that does not lower the
