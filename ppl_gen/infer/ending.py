@@ -65,7 +65,7 @@ def _in_order(search: Search, points: Tensor) -> tuple[list[State], list[tuple[f
         filled = torch.cat(
             [some, some[-1:].expand(size - len(some), -1)]
         )  # the graph at hand has this many rows
-        _, statistics = search.engine.e_step(search.coordinates.unflatten(filled))
+        statistics = search.expected(filled)
         if not states:
             loose = newton.unbounded(search.program, {key: own[0] for key, own in statistics.items()})
         inside = search.coordinates.unflatten(some)

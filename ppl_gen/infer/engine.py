@@ -22,7 +22,7 @@ from ppl_gen.infer.standard import Standard
 from ppl_gen.infer.starts import Starts
 from ppl_gen.infer.steps import expectation_step, maximisation_step, prior_step
 from ppl_gen.program.lowering import How, Lowered, pyro_scope
-from ppl_gen.program.piles import Crew, piles
+from ppl_gen.program.piles import Crew, one_thread, piles
 from ppl_gen.program.program import Program
 
 BLOCK_BYTES = 6_000_000  # features and responsibilities of one block: what stays in cache
@@ -115,7 +115,8 @@ class Engine:
     def _moved(
         self, state: State, statistics: Statistics, starts: Sequence[Tensor] | None = None
     ) -> tuple[State, Tensor]:
-        new, regular = self._maximise(state, statistics, self.bounds)
+        with one_thread():
+            new, regular = self._maximise(state, statistics, self.bounds)
         if self._networks is None:
             return new, regular.cpu()
         new, sound = self._networks.maximise(state, new, self.bounds, starts)

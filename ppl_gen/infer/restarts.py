@@ -105,7 +105,7 @@ class Restarts:
         lanes.level = np.where(taken, np.where(plain & (seen.rise <= 0), lanes.level + 1, 0), lanes.level)
         if self.accelerate:
             slow = plain & (lanes.used >= PROBATION)
-            lanes.fast = lanes.fast | (slow & (seen.steps_left(tolerance) > SLOW))
+            lanes.fast = lanes.fast | (slow & (seen.steps_left(tolerance, apart) > SLOW))
         reached = taken & (lanes.phase == LEAP) & (lanes.length >= lanes.longest)
         lanes.longest = np.where(reached, lanes.longest * LONGER, lanes.longest)
         point, leaps = mapped, np.zeros_like(taken)

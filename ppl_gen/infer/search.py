@@ -14,7 +14,7 @@ from torch import Tensor
 from ppl_gen.data.table import Table
 from ppl_gen.infer.algorithms import EM
 from ppl_gen.infer.coordinates import Coordinates
-from ppl_gen.infer.engine import Engine, sizes
+from ppl_gen.infer.engine import Engine, Statistics, sizes
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.restarts import Restarts
 from ppl_gen.infer.starts import Starts
@@ -71,6 +71,7 @@ class Search:
             self.coordinates, points, accelerate=algorithm.accelerate, monotone=engine.monotone
         )
         self.apart = algorithm.tol**0.5
+        self.evaluated: tuple[Tensor, Statistics] | None = None  # the latest points, what is expected there
 
     def run(self) -> None:
         """Short runs, pruned, then finished."""
@@ -108,6 +109,7 @@ class Search:
         restarts = self.restarts
         state = self.coordinates.unflatten(restarts.lanes.point)
         values, statistics = self.engine.e_step(state)
+        self.evaluated = restarts.lanes.point, statistics
         new, regular = self.engine.m_step(state, statistics)
         tolerance = self.algorithm.tol * self.table.total
         restarts.update(values, self.coordinates.flatten(new), regular, tolerance, self.apart)
@@ -121,6 +123,12 @@ class Search:
         work = self.work * len(self.restarts.members)
         if left and 2 * left <= len(self.restarts.members) and work > NARROW_WORK:
             self.restarts.narrow(self.restarts.active)
+
+    def expected(self, points: Tensor) -> Statistics:
+        """Expected statistics at points (R, P), of as many restarts as the batch has."""
+        if self.evaluated is not None and torch.equal(self.evaluated[0], points):
+            return self.evaluated[1]
+        return self.engine.e_step(self.coordinates.unflatten(points))[1]
 
     def _reseed(self, statistics: Mapping[str, Any]) -> None:
         """Draw anew what collapsed, and what is at the end of its short run with an empty class."""

@@ -45,10 +45,12 @@ class Assessment:
         """Where the rise, what is left of it, and the parameters' way left are all within the tolerances."""
         return (self.rise <= tolerance) & (self.remaining <= tolerance) & (self.distance <= apart)
 
-    def steps_left(self, tolerance: float) -> Numbers:
-        """Plain steps until what is left of the objective is within the tolerance."""
-        ratio = np.log(np.maximum(self.remaining / max(tolerance, TINY), TINY))
-        return np.maximum(ratio / (-2 * np.log(np.maximum(self.rate, TINY))), 0.0)
+    def steps_left(self, tolerance: float, apart: float) -> Numbers:
+        """Plain steps until what is left of the objective and of the parameters' way is within the tolerances."""
+        shrinks = -np.log(np.maximum(self.rate, TINY))  # of the way, a step; of the objective twice that
+        rise = np.log(np.maximum(self.remaining / max(tolerance, TINY), TINY)) / 2
+        way = np.log(np.maximum(self.distance / max(apart, TINY), TINY))
+        return np.maximum(np.maximum(rise, way) / shrinks, 0.0)
 
 
 def assess(rise: Numbers, first: Tensor, second: Tensor, earlier_rate: Numbers, value: Numbers) -> Assessment:

@@ -2,14 +2,16 @@
 
 torch's own threads split every operation and wait for each other after it: a thousand times a second, and on a
 machine that is busy otherwise each time for as long as the slowest is kept waiting. Here they meet once an E-step.
+Nor may torch's own run in between: for milliseconds after it has ended, an OpenMP thread holds its core and waits.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +24,17 @@ def piles(count: int) -> list[range]:
     """The numbers 0 to count − 1 in at most `PILES` runs, as equal as can be."""
     n = min(PILES, count)
     return [range(i * count // n, (i + 1) * count // n) for i in range(n)]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on the calling thread alone; the count is put back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Crew:
@@ -38,8 +51,7 @@ class Crew:
 
     def each(self, work: Callable[[range], T], over: Sequence[range]) -> list[T]:
         """What `work` gives for each pile, in their order; without gradients, one thread of torch to each."""
-        torchs = torch.get_num_threads()
-        threads = min(torchs, len(over))
+        threads = min(torch.get_num_threads(), len(over))
         if threads <= 1:
             return [work(pile) for pile in over]
         if self._others is None or self._size != threads:
@@ -53,14 +65,13 @@ class Crew:
                 for i in left:  # each goes to whoever asks first
                     found[i] = work(over[i])
 
-        torch.set_num_threads(1)
-        helping = [self._others.submit(share) for _ in range(threads - 1)]
-        try:
-            share()
-        finally:
-            deque(left, maxlen=0)  # nobody begins another pile where this one failed
-            wait(helping)
-            torch.set_num_threads(torchs)
+        with one_thread():
+            helping = [self._others.submit(share) for _ in range(threads - 1)]
+            try:
+                share()
+            finally:
+                deque(left, maxlen=0)  # nobody begins another pile where this one failed
+                wait(helping)
         for helper in helping:
             helper.result()
         return [found[i] for i in range(len(over))]
