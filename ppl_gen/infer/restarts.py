@@ -14,7 +14,7 @@ from ppl_gen.infer.coordinates import Coordinates
 from ppl_gen.infer.enumeration import Step
 from ppl_gen.infer.lanes import Flags, Lanes, Numbers, pick
 from ppl_gen.infer.squarem import LONGER, extrapolate
-from ppl_gen.infer.stopping import Assessment, assess, rounding
+from ppl_gen.infer.stopping import assess, rounding
 
 BEGUN, PLAIN, LEAP = 0, 1, 2  # what led to the point at hand: a start, an EM step, an extrapolation
 PROBATION = 10  # plain steps before any restart is called slow
@@ -68,15 +68,15 @@ class Restarts:
     def update(self, values: Tensor, mapped: Tensor, regular: Tensor, tolerance: float, apart: float) -> None:
         """Take, refuse or halve each point, given its objective and its EM step, and say what is next."""
         lanes, found = self.lanes, values.double().cpu().numpy()
-        sound = np.isfinite(found) & (regular & mapped.isfinite().all(1).cpu()).numpy()
-        known = np.isfinite(lanes.value)
-        slack = rounding(mapped.dtype) * np.maximum(np.abs(np.where(known, lanes.value, 0.0)), 1.0)
-        fell, leap = found < lanes.value - slack, lanes.phase == LEAP
+        finite = np.isfinite(found)
+        sound = finite & regular.numpy() & np.isfinite(mapped.cpu().numpy()).all(1)
+        fell = found < lanes.value - rounding(mapped.dtype) * np.maximum(np.abs(lanes.value), 1.0)
+        leap = lanes.phase == LEAP
         refused = lanes.active & leap & (fell | ~sound)
         halve = lanes.active & ~leap & sound & fell & (not self.monotone)
         lost = lanes.active & ~leap & ~sound
         taken = lanes.active & sound & ~refused & ~halve
-        for row in np.flatnonzero(taken | (lost & np.isfinite(found))):
+        for row in np.flatnonzero(taken | (lost & finite)):
             self.history[self.members[row]].append(float(found[row]))
         lanes.used = lanes.used + lanes.active
         if taken.any():
@@ -86,7 +86,7 @@ class Restarts:
         if halve.any():
             self._halve(halve)
         if lost.any():
-            at = lost & np.isfinite(found)
+            at = lost & finite
             lanes.base, lanes.value = pick(at, lanes.point, lanes.base), np.where(at, found, lanes.value)
             lanes.active, lanes.collapsed = lanes.active & ~lost, lanes.collapsed | lost
 
@@ -101,23 +101,24 @@ class Restarts:
             rise = found - lanes.value
         seen = assess(rise, here - before, there - here, lanes.rate, found)
         arrived = plain & seen.arrived(tolerance, apart)
-        self._note(plain, seen)
-        lanes.level = np.where(taken, np.where(plain & (seen.rise <= 0), lanes.level + 1, 0), lanes.level)
+        for name in ("rate", "rise", "remaining", "distance"):
+            setattr(lanes, name, np.where(plain, getattr(seen, name), getattr(lanes, name)))
+        lanes.level = np.where(taken, (lanes.level + 1) * (plain & (seen.rise <= 0)), lanes.level)
+        point, leaps = mapped, np.zeros_like(taken)
         if self.accelerate:
             slow = plain & (lanes.used >= PROBATION)
             lanes.fast = lanes.fast | (slow & (seen.steps_left(tolerance, apart) > SLOW))
-        reached = taken & (lanes.phase == LEAP) & (lanes.length >= lanes.longest)
-        lanes.longest = np.where(reached, lanes.longest * LONGER, lanes.longest)
-        point, leaps = mapped, np.zeros_like(taken)
-        fast = lanes.fast & plain & ~arrived
-        if fast.any():
-            point, leaps = self._leap(fast, mapped, (before, here, there))
-        lanes.phase = np.where(taken, np.where(leaps, LEAP, PLAIN), lanes.phase)
-        lanes.value, lanes.halved = np.where(taken, found, lanes.value), np.where(taken, 0, lanes.halved)
+            reached = taken & (lanes.phase == LEAP) & (lanes.length >= lanes.longest)
+            lanes.longest = np.where(reached, lanes.longest * LONGER, lanes.longest)
+            fast = lanes.fast & plain & ~arrived
+            if fast.any():
+                point, leaps = self._leap(fast, mapped, (before, here, there))
+        lanes.phase = np.where(taken, PLAIN + leaps, lanes.phase)
+        lanes.value, lanes.halved = np.where(taken, found, lanes.value), lanes.halved * ~taken
         lanes.base, lanes.point = pick(taken, lanes.point, lanes.base), pick(taken, point, lanes.point)
         lanes.fallback = pick(taken, mapped, lanes.fallback)
         stuck = taken & (lanes.level >= LEVEL_STEPS)
-        lanes.active, lanes.converged = lanes.active & ~arrived & ~stuck, lanes.converged | arrived
+        lanes.active, lanes.converged = lanes.active & ~(arrived | stuck), lanes.converged | arrived
         self._at_base = pick(taken, here, before)
         self._at_point = None if leaps.any() else pick(taken, there, here)
 
@@ -136,10 +137,6 @@ class Restarts:
         short = fast & ~leaps & (lanes.length >= lanes.longest)
         lanes.longest = np.where(short, lanes.longest * LONGER, lanes.longest)
         return mapped.index_copy(0, rows, proposal), leaps
-
-    def _note(self, plain: Flags, seen: Assessment) -> None:
-        for name in ("rate", "rise", "remaining", "distance"):
-            setattr(self.lanes, name, np.where(plain, getattr(seen, name), getattr(self.lanes, name)))
 
     def _back(self, refused: Flags) -> None:
         """Where an extrapolation was refused, the plain step; shorter ones next if it was the longest allowed."""

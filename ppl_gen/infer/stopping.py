@@ -59,16 +59,24 @@ def assess(rise: Numbers, first: Tensor, second: Tensor, earlier_rate: Numbers, 
     `earlier_rate` is the one believed before. A long step may hide the slow direction for a while, so that one is
     forgotten by degrees only. A rise within rounding of `value` counts as none.
     """
-    exact = rounding(first.dtype)
-    before, after = (change.norm(dim=1).double().cpu().numpy() for change in (first, second))
+    exact, one = rounding(first.dtype), np.maximum(np.abs(value), 1.0)
+    before, after = lengths(first), lengths(second)
     rate = np.where(before > 0, after / np.maximum(before, TINY), 0.0)
-    believed = np.clip(np.maximum(rate, 1 - FORGET * (1 - earlier_rate)), 0.0, FASTEST_SLOW)
+    believed = np.minimum(np.maximum(rate, 1 - FORGET * (1 - earlier_rate)), FASTEST_SLOW)
+    believed = np.maximum(believed, 0.0)
     still = after <= exact * math.sqrt(max(first.shape[1], 1))
     distance = np.where(still, after, after / (1 - believed))
-    rise = np.where(rise <= exact * np.maximum(np.abs(value), 1.0), 0.0, rise)
+    rise = np.where(rise <= exact * one, 0.0, rise)
+    squared = believed * believed
     with np.errstate(invalid="ignore"):  # ∞·0 at a start, which has risen from nothing
-        remaining = rise * (believed**2 / (1 - believed**2))
+        remaining = rise * (squared / (1 - squared))
     return Assessment(rise, remaining, distance, believed)
+
+
+def lengths(changes: Tensor) -> Numbers:
+    """The norm of each row of (R, P), (R,): NumPy, which takes a third of torch's time over a few numbers."""
+    rows = changes.double().cpu().numpy()
+    return np.asarray(np.sqrt(np.einsum("rp,rp->r", rows, rows)))
 
 
 def rounding(dtype: torch.dtype) -> float:
