@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node, map_arg
+from torch.fx import Graph, Node, map_arg
 
 from ppl_gen.program.memory import is_contiguous, same_form
+from ppl_gen.program.recorded import Recorded
 
 _ATEN = torch.ops.aten
 MOST_NUMBERS = 4_096  # that one constant may hold
@@ -58,11 +59,8 @@ def writes(graph: Graph) -> bool:
     return any(schema is not None and schema.is_mutable for schema in schemas)
 
 
-def fold(recorded: GraphModule) -> None:
-    """Constants, identities and chains of views; the results' bits stay as they are.
-
-    The graph's code is to be made anew thereafter, by `recompile`.
-    """
+def fold(recorded: Recorded) -> None:
+    """Constants, identities and chains of views; the results' bits stay as they are."""
     graph = recorded.graph
     constants = _constants(recorded)
     for node in list(graph.nodes):
@@ -73,18 +71,15 @@ def fold(recorded: GraphModule) -> None:
         if node in constants and any(user not in constants for user in node.users):
             with graph.inserting_before(node):
                 name = f"constant_{node.name}"
-                setattr(recorded, name, constants[node])
+                recorded.held[name] = constants[node]
                 kept = graph.create_node("get_attr", name)
             kept.meta = node.meta
             node.replace_all_uses_with(kept)
     graph.eliminate_dead_code()
 
 
-def call_directly(recorded: GraphModule) -> None:
-    """Torch's own bindings in the place of operators: the same kernels, found faster.
-
-    The graph's code is to be made anew thereafter, by `recompile`.
-    """
+def call_directly(recorded: Recorded) -> None:
+    """Torch's own bindings in the place of operators: the same kernels, found faster."""
     for node in recorded.graph.nodes:
         if node.op != "call_function":
             continue
@@ -99,13 +94,13 @@ def call_directly(recorded: GraphModule) -> None:
             node.op, node.target = "call_method", name
 
 
-def _constants(recorded: GraphModule) -> dict[Node, Any]:
+def _constants(recorded: Recorded) -> dict[Node, Any]:
     """The values of the nodes that no input and no chance leads to, none of them a result of the graph."""
     found: dict[Node, Any] = {}
     node: Any
     for node in recorded.graph.nodes:
         if node.op == "get_attr":
-            found[node] = getattr(recorded, str(node.target))
+            found[node] = recorded.held[str(node.target)]
             continue
         if node.op != "call_function" or any(user.op == "output" for user in node.users):
             continue

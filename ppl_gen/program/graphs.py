@@ -10,10 +10,11 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
 from ppl_gen.program.memory import filled_with, is_contiguous, is_view, large, same_form
+from ppl_gen.program.recorded import Recorded
 
 _ATEN = torch.ops.aten
 # Views that may turn out to be what they are a view of.
@@ -90,7 +91,7 @@ def base_of(node: Node) -> Node:
     return node
 
 
-def split(recorded: GraphModule, steady: Collection[int]) -> tuple[GraphModule, GraphModule, GraphModule]:
+def split(recorded: Recorded, steady: Collection[int]) -> tuple[Recorded, Recorded, Recorded]:
     """(prologue, interlude, body) with body(*prologue(*steady inputs), *interlude(*other inputs)) the whole.
 
     The prologue holds what depends on the steady inputs alone, the interlude what depends on the others alone;
@@ -124,7 +125,7 @@ def split(recorded: GraphModule, steady: Collection[int]) -> tuple[GraphModule, 
             body.node_copy(node, copies.__getitem__)
         elif node.op != "placeholder":
             copies[node] = body.node_copy(node, copies.__getitem__)
-    return first, second, GraphModule(recorded, body)
+    return first, second, Recorded(body, recorded.held)
 
 
 def _made_anew(graph: Graph, early: set[Node]) -> set[Node]:
@@ -182,7 +183,7 @@ def _closed_under(graph: Graph, given: set[Node]) -> set[Node]:
     return found
 
 
-def _part(recorded: GraphModule, nodes: set[Node], wanted: list[Node]) -> tuple[GraphModule, list[Node]]:
+def _part(recorded: Recorded, nodes: set[Node], wanted: list[Node]) -> tuple[Recorded, list[Node]]:
     """A graph of its own from some nodes, returning the wanted ones."""
     part = Graph()
     copies: dict[Node, Node] = {}
@@ -194,7 +195,7 @@ def _part(recorded: GraphModule, nodes: set[Node], wanted: list[Node]) -> tuple[
             )
     part.output([copies[node] for node in wanted])
     part.eliminate_dead_code()
-    return GraphModule(recorded, part), wanted
+    return Recorded(part, recorded.held), wanted
 
 
 def _random(node: Node) -> bool:

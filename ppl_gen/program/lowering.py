@@ -25,6 +25,7 @@ from ppl_gen.program.folding import call_directly, fold, writes
 from ppl_gen.program.graphs import split
 from ppl_gen.program.memory import reuse_memory
 from ppl_gen.program.piles import PerThread
+from ppl_gen.program.recorded import Recorded
 from ppl_gen.program.recording import record
 
 log = logging.getLogger("ppl_gen")
@@ -85,10 +86,10 @@ class Lowered:
         self._eager_left = eager_first
         self.executed: str = how
         self.cached = 0  # bytes
-        self._graphs: dict[Any, _Recorded] = {}
+        self._graphs: dict[Any, _Lowering] = {}
         self._lock = Lock()
         self._known: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
-        self._latest: tuple[_Recorded | None, list[Tensor], list[Tensor]] = (None, [], [])
+        self._latest: tuple[_Lowering | None, list[Tensor], list[Tensor]] = (None, [], [])
 
     def __call__(self, *args: Any) -> Any:
         """One step."""
@@ -108,7 +109,7 @@ class Lowered:
         derived = self._interlude(recorded, [flat[i] for i in recorded.moving])
         return _formed(iter(recorded.body(*known, *derived)), recorded.result)
 
-    def _prologue(self, recorded: _Recorded, steady: list[Tensor]) -> list[Tensor]:
+    def _prologue(self, recorded: _Lowering, steady: list[Tensor]) -> list[Tensor]:
         """What depends on the steady inputs alone, from the cache where it fits."""
         key = (id(recorded), *[id(t) for t in steady])
         if key in self._known:
@@ -123,7 +124,7 @@ class Lowered:
                 self._known[key] = (steady, known)  # holding the inputs keeps their ids theirs
         return known
 
-    def _interlude(self, recorded: _Recorded, moving: list[Tensor]) -> list[Tensor]:
+    def _interlude(self, recorded: _Lowering, moving: list[Tensor]) -> list[Tensor]:
         """What depends on the moving inputs alone; the latest is kept for the next block."""
         owner, inputs, derived = self._latest
         if owner is not recorded or any(a is not b for a, b in zip(inputs, moving, strict=True)):
@@ -131,7 +132,7 @@ class Lowered:
             self._latest = (recorded, moving, derived)
         return derived
 
-    def _lower(self, args: Any, flat: list[Tensor], form: Any) -> _Recorded:
+    def _lower(self, args: Any, flat: list[Tensor], form: Any) -> _Lowering:
         forms: list[Any] = []
 
         def flat_step(*leaves: Tensor) -> list[Tensor]:
@@ -151,8 +152,7 @@ class Lowered:
             prologue, between, body = split(body, steady)
             fold(between)
             call_directly(between)
-            between.recompile()
-            interlude = between.forward
+            interlude = between.written()
         run: Callable[..., list[Tensor]] = body
         if self.how == "compiled":
             known, derived = prologue(*[flat[i] for i in steady]), interlude(*[flat[i] for i in moving])
@@ -161,19 +161,17 @@ class Lowered:
         if run is body and pure:
             fold(body)
             run = PerThread(partial(_runnable, body))
-        return _Recorded(prologue, interlude, run, steady, moving, forms[-1])
+        return _Lowering(prologue, interlude, run, steady, moving, forms[-1])
 
 
-def _runnable(body: GraphModule) -> Callable[..., list[Tensor]]:
+def _runnable(body: Recorded) -> Callable[..., list[Tensor]]:
     """A copy of a graph with memory of its own."""
     graph = Graph()
     graph.output(graph.graph_copy(body.graph, {}))
-    own = GraphModule(body, graph)
+    own = Recorded(graph, body.held)
     reuse_memory(own)
     call_directly(own)
-    own.recompile()
-    run: Callable[..., list[Tensor]] = own.forward
-    return run
+    return own.written()
 
 
 def _leaves_into(leaves: list[Tensor], tree: Any) -> Any:
@@ -210,7 +208,7 @@ def _as_they_are(*tensors: Tensor) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
-class _Recorded:
+class _Lowering:
     """One lowered graph: `body(*prologue(*steady), *interlude(*moving))`, and the form of its results."""
 
     prologue: Callable[..., list[Tensor]]
@@ -221,7 +219,7 @@ class _Recorded:
     result: Any
 
 
-def trace(flat_step: Callable[..., list[Tensor]], flat: list[Tensor]) -> GraphModule:
+def trace(flat_step: Callable[..., list[Tensor]], flat: list[Tensor]) -> Recorded:
     """Record a step on flat tensors; what two sites compute alike is computed once.
 
     Random draws made while recording are taken back, so that the next call draws what an eager one would have.
@@ -231,9 +229,10 @@ def trace(flat_step: Callable[..., list[Tensor]], flat: list[Tensor]) -> GraphMo
         return record(flat_step, flat)
 
 
-def compile_graph(recorded: Callable[..., list[Tensor]], flat: list[Tensor]) -> Callable[..., list[Tensor]]:
+def compile_graph(recorded: Recorded, flat: list[Tensor]) -> Callable[..., list[Tensor]]:
     """The graph through inductor, drawing its noise as eager torch does; as it is where that fails."""
-    compiled = torch.compile(recorded, fullgraph=True, dynamic=False, options={"fallback_random": True})
+    module = GraphModule(recorded.held, recorded.graph)
+    compiled = torch.compile(module, fullgraph=True, dynamic=False, options={"fallback_random": True})
     devices = [t.device for t in flat if t.is_cuda][:1]
     try:
         with torch.random.fork_rng(devices=devices), warnings.catch_warnings():

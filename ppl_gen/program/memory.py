@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
+
+from ppl_gen.program.recorded import Recorded
 
 _ATEN = torch.ops.aten
 KEPT_NUMBERS = 4_096  # results from this size on are written where the call before wrote them
@@ -37,7 +39,7 @@ _IN_PLACE = {
 }
 
 
-def reuse_memory(recorded: GraphModule) -> None:
+def reuse_memory(recorded: Recorded) -> None:
     """Write stacked tables piece by piece into kept memory, then over dead operands, the rest into kept memory."""
     graph = recorded.graph
     returned = _reaching_output(graph)
@@ -53,7 +55,6 @@ def reuse_memory(recorded: GraphModule) -> None:
             continue
         if all(arg.meta["tensor_meta"].dtype == result.dtype for arg in node.all_input_nodes):
             _write_to(recorded, node, torch.empty(result.shape, dtype=result.dtype, device=_device(node)))
-    recorded.recompile()
 
 
 def large(node: Node) -> bool:
@@ -84,19 +85,19 @@ def _device(node: Node) -> torch.device:
     return device
 
 
-def _write_to(recorded: GraphModule, node: Any, memory: torch.Tensor) -> None:
+def _write_to(recorded: Recorded, node: Any, memory: torch.Tensor) -> None:
     with recorded.graph.inserting_before(node):
         node.kwargs = {"out": _kept(recorded, f"kept_{node.name}", memory)}
     node.target = _WITH_OUT[node.target]
 
 
-def _kept(recorded: GraphModule, name: str, memory: torch.Tensor) -> Node:
-    """Memory of the graph's own as one of its nodes: a plain attribute, quicker to look up than a buffer."""
-    setattr(recorded, name, memory)
+def _kept(recorded: Recorded, name: str, memory: torch.Tensor) -> Node:
+    """Memory of the graph's own as one of its nodes: held by the run itself."""
+    recorded.held[name] = memory
     return recorded.graph.create_node("get_attr", name)
 
 
-def _write_pieces(recorded: GraphModule, stacked: Any) -> None:
+def _write_pieces(recorded: Recorded, stacked: Any) -> None:
     """A stack of rows, each piece computed right where it belongs; constant ones once and for all."""
     graph, pieces = recorded.graph, stacked.args[0]
     result = stacked.meta["tensor_meta"]

@@ -28,7 +28,7 @@ def piles(count: int) -> list[range]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch on the calling thread alone; the count is put back."""
+    """Torch on the calling thread alone; the count is put back."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -12,21 +12,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
 from torch.fx.passes.shape_prop import TensorMetadata
-from torch.nn import Module
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppl_gen.errors import FitError
 from ppl_gen.program.folding import writes
 from ppl_gen.program.graphs import merge_equal
+from ppl_gen.program.recorded import Recorded
 
 _ATEN = torch.ops.aten
 _INDEXING = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default)
 _MARK = "_recorded_as"  # the attribute of a tensor that holds its recorder and node
 
 
-def record(step: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> GraphModule:
+def record(step: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> Recorded:
     """The graph of a step from tensors to tensors, as it is on inputs of these shapes.
 
     Operations that are done twice alike are in it once. Each node's `meta` holds "tensor_meta" and "device" of its
@@ -57,7 +57,8 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.graph, self.root = Graph(), Module()
+        self.graph = Graph()
+        self._held: dict[str, Tensor] = {}
         self._captured: dict[int, tuple[Tensor, Node]] = {}
 
     def input(self, name: str, tensor: Tensor) -> Tensor:
@@ -66,12 +67,12 @@ class _Recorder(TorchDispatchMode):
         self._mark(alias, self.graph.placeholder(name))
         return alias
 
-    def finished(self, results: Sequence[Tensor]) -> GraphModule:
+    def finished(self, results: Sequence[Tensor]) -> Recorded:
         """The graph that returns these results."""
         self.graph.output([self._node(result) for result in results])
         if not writes(self.graph):
             merge_equal(self.graph)
-        return GraphModule(self.root, self.graph)
+        return Recorded(self.graph, self._held)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operation."""
@@ -114,8 +115,8 @@ class _Recorder(TorchDispatchMode):
         name = f"captured_{len(self._captured)}"
         if tensor.numel() > 1:
             raise FitError(f"a step captured the tensor {name} of shape {tuple(tensor.shape)} as a constant")
-        self.root.register_buffer(name, tensor.detach())
-        node = self.graph.get_attr(name)
+        self._held[name] = tensor.detach()
+        node = self.graph.create_node("get_attr", name)
         self._mark(tensor.detach(), node)
         return node
 
