@@ -15,7 +15,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 THREADS = (1, 2)
-OURS = ("fit", "uncertified")
+OURS = ("fit", "uncertified", "compiled", "traced")
+AT_HAND = (*OURS, "pyro", "torch")  # what runs in this very environment
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def compare(
     said: dict[str, list[str]] = {}
     for _ in range(options.rounds):
         for name, count in taken:
-            python = sys.executable if name in OURS else options.peer_python
+            python = sys.executable if name in AT_HAND else options.peer_python
             words = measured(python, script, [*arguments, "--side", name, "--threads", str(count)])
             said[name] = words[1:]
             taken[name, count].append(float(words[0]))

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from timing import THREADS, seconds, threads
 
 from ppl_gen import MLP, SVI, Linear, Normal, Program, Spec, compile_spec
-from ppl_gen.infer.svi import Ascent
+from ppl_gen.infer.ascent import Ascent
 from ppl_gen.program.lowering import pyro_scope
 
 BATCH = 128

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Binomial,
         Categorical,
         Exponential,
+        Flow,
         Gamma,
         Input,
         LogNormal,
@@ -31,30 +32,38 @@ if TYPE_CHECKING:
         StudentT,
     )
     from ppl_gen.declare.phrasebook import (
+        factor_analysis,
         gaussian_mixture,
         latent_class,
         poisson_mixture,
+        probabilistic_pca,
         student_t_mixture,
         vae,
     )
     from ppl_gen.declare.priors import Beta, Dirichlet, HalfCauchy, HalfNormal, InverseGamma, InverseWishart
     from ppl_gen.declare.spec import Spec
-    from ppl_gen.declare.terms import MLP, By, Free, Linear, Sum
+    from ppl_gen.declare.terms import MLP, By, Conv, Free, Linear, Net, Sum
     from ppl_gen.errors import DataError, FitError, SpecError
     from ppl_gen.fitting import fit
     from ppl_gen.infer.algorithms import EM, SVI, StepwiseEM
+    from ppl_gen.infer.callbacks import Callback, MLflow, TensorBoard
+    from ppl_gen.infer.checkpoints import Checkpoints
     from ppl_gen.infer.status import Status
     from ppl_gen.program.own import family
     from ppl_gen.program.program import Program, compile_spec
     from ppl_gen.resampling import Bootstrap, bootstrap
     from ppl_gen.results.fit import Fit
     from ppl_gen.results.storage import load
+    from ppl_gen.resuming import resume
     from ppl_gen.selecting.choosing import select
     from ppl_gen.selecting.selection import Selection
 
 # Where each public name lives. It is imported when it is first asked for: torch and Pyro take seconds, and
 # declaring a model, reading one, and `ppl-gen --help` need neither.
 _HOMES = {
+    "Flow": "declare.nodes",
+    "Net": "declare.terms",
+    "Conv": "declare.terms",
     "EM": "infer.algorithms",
     "MLP": "declare.terms",
     "SVI": "infer.algorithms",
@@ -63,8 +72,10 @@ _HOMES = {
     "Binomial": "declare.nodes",
     "Bootstrap": "resampling",
     "By": "declare.terms",
+    "Callback": "infer.callbacks",
     "Categorical": "declare.nodes",
     "Certificate": "certify.certificate",
+    "Checkpoints": "infer.checkpoints",
     "DataError": "errors",
     "Dirichlet": "declare.priors",
     "Exponential": "declare.nodes",
@@ -79,6 +90,7 @@ _HOMES = {
     "InverseWishart": "declare.priors",
     "Linear": "declare.terms",
     "LogNormal": "declare.nodes",
+    "MLflow": "infer.callbacks",
     "MultivariateNormal": "declare.nodes",
     "MultivariateStudentT": "declare.nodes",
     "NegativeBinomial": "declare.nodes",
@@ -93,15 +105,19 @@ _HOMES = {
     "StepwiseEM": "infer.algorithms",
     "StudentT": "declare.nodes",
     "Sum": "declare.terms",
+    "TensorBoard": "infer.callbacks",
     "bootstrap": "resampling",
     "compile_spec": "program.program",
     "family": "program.own",
     "fit": "fitting",
+    "factor_analysis": "declare.phrasebook",
     "gaussian_mixture": "declare.phrasebook",
     "latent_class": "declare.phrasebook",
     "load": "results.storage",
     "poisson_mixture": "declare.phrasebook",
+    "probabilistic_pca": "declare.phrasebook",
     "read_spec": "declare.files",
+    "resume": "resuming",
     "select": "selecting.choosing",
     "shipped_models": "declare.files",
     "student_t_mixture": "declare.phrasebook",
@@ -118,13 +134,17 @@ __all__ = [
     "Binomial",
     "Bootstrap",
     "By",
+    "Callback",
     "Categorical",
     "Certificate",
+    "Checkpoints",
+    "Conv",
     "DataError",
     "Dirichlet",
     "Exponential",
     "Fit",
     "FitError",
+    "Flow",
     "Free",
     "Gamma",
     "HalfCauchy",
@@ -134,9 +154,11 @@ __all__ = [
     "InverseWishart",
     "Linear",
     "LogNormal",
+    "MLflow",
     "MultivariateNormal",
     "MultivariateStudentT",
     "NegativeBinomial",
+    "Net",
     "Normal",
     "Poisson",
     "Program",
@@ -148,15 +170,19 @@ __all__ = [
     "StepwiseEM",
     "StudentT",
     "Sum",
+    "TensorBoard",
     "bootstrap",
     "compile_spec",
+    "factor_analysis",
     "family",
     "fit",
     "gaussian_mixture",
     "latent_class",
     "load",
     "poisson_mixture",
+    "probabilistic_pca",
     "read_spec",
+    "resume",
     "select",
     "shipped_models",
     "student_t_mixture",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -16,15 +17,20 @@ import numpy as np
 import torch
 
 from ppl_gen.certify.certify import certify
-from ppl_gen.data.distinct import collapsed
+from ppl_gen.data.distinct import collapsed, collapsed_stream
 from ppl_gen.data.reading import read_table
 from ppl_gen.data.stream import StreamedTable
 from ppl_gen.data.table import Table
 from ppl_gen.declare.files import read_spec
 from ppl_gen.declare.spec import Spec
 from ppl_gen.errors import DataError, FitError
+from ppl_gen.infer import linear_gaussian
 from ppl_gen.infer.algorithms import EM, SVI, Algorithm, StepwiseEM, described
-from ppl_gen.infer.em import run_em
+from ppl_gen.infer.callbacks import Callback, check_callbacks
+from ppl_gen.infer.checkpoints import Checkpoints
+from ppl_gen.infer.em import run_em, start_given
+from ppl_gen.infer.linear_gaussian_run import run_linear_gaussian
+from ppl_gen.infer.noise import in_turn
 from ppl_gen.infer.progress import Progress, progress_bar
 from ppl_gen.infer.route import em_obstacle, route
 from ppl_gen.infer.run import Run
@@ -32,13 +38,16 @@ from ppl_gen.infer.stepwise import run_stepwise, stepwise_obstacle
 from ppl_gen.infer.summary import bound_and_likelihood
 from ppl_gen.infer.svi import run_svi
 from ppl_gen.program.program import Program, compile_spec
+from ppl_gen.results.checkpoint_identity import open_folder
 from ppl_gen.results.fit import Fit
 
 log = logging.getLogger("ppl_gen")
 
+LARGEST_SQUARED = 1e150  # of numbers whose squares can still be added up
 VERSIONED = ("ppl_gen", "torch", "pyro-ppl", "numpy")
 
 
+@in_turn
 def fit(
     spec: Spec | str | Path,
     data: Any,
@@ -49,6 +58,8 @@ def fit(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: Checkpoints | None = None,
 ) -> Fit:
     """Fit a declared model: EM through enumeration, or SVI on the ELBO.
 
@@ -61,10 +72,12 @@ def fit(
         weights: how often each row counts, N numbers from 0, or the name of a column: frequencies and
             importance weights alike. The n of BIC is their sum. Default: once.
         seed: of starts, minibatches and draws; kept in the Fit.
-        dtype: default float64 for discrete latents, float32 where a latent is continuous.
+        dtype: default float64 for EM, float32 for SVI where a latent is continuous.
         device: default the CPU.
-        progress: called after each epoch of SVI with epochs done, epochs in all, and the ELBO. Left out, a bar
-            is drawn where stderr is a terminal, and nothing elsewhere.
+        progress: called after each epoch of SVI or StepwiseEM with epochs done, epochs in all, and the epoch's
+            ELBO or log-likelihood. Left out, a bar is drawn where stderr is a terminal, and nothing elsewhere.
+        callbacks: objects that are told of a run of SVI as it goes; see `Callback`.
+        checkpoint: where and how often a run of SVI is kept on disk, for `resume` to go on from.
 
     Returns:
         The Fit, its certificate included. Ctrl-C ends the run after the step at hand, and the Fit so far is
@@ -91,23 +104,42 @@ def fit(
     _warn(*declared.warnings, *table.warnings)
     program = compile_spec(declared, table.schema, seed=seed, dtype=dtype, device=device)
     algorithm, reason = choose(program, algorithm)
-    _by_exact_likelihood(table, algorithm)
+    _told_and_kept(algorithm, callbacks, checkpoint)
+    if dtype is None and isinstance(algorithm, EM) and program.dtype != torch.float64:
+        program = compile_spec(declared, table.schema, seed=seed, dtype=torch.float64, device=device)
     _warn(*_coarse_columns(program, table))
     roles = table.schema.roles
     log.info("roles: observed %s; latent %s", ", ".join(roles.observed), ", ".join(roles.latent) or "none")
     log.info("route: %s", reason)
     _enough_rows(program, table)
-    if isinstance(algorithm, EM):
-        fewer = collapsed(table)  # equal rows of discrete data, once each
-        run = run_em(program, table if fewer is None else fewer[0], algorithm, seed=seed)
+    if isinstance(algorithm, EM) and linear_gaussian.exact(program):
+        given = start_given(program, algorithm.init)
+        run = run_linear_gaussian(program, table, algorithm, given)
+    elif isinstance(algorithm, EM):
+        run = run_em(program, _once_each(table), algorithm, seed=seed)
     else:
-        with progress_bar() if progress is None else nullcontext(progress) as report:
+        objective = "log-likelihood" if isinstance(algorithm, StepwiseEM) else "ELBO"
+        with progress_bar(objective) if progress is None else nullcontext(progress) as report:
             if isinstance(algorithm, StepwiseEM):
                 run = run_stepwise(program, table, algorithm, seed=seed, progress=report)
             else:
                 if isinstance(table, StreamedTable):  # SVI picks rows one by one, from memory
                     table = table.loaded()
-                run = run_svi(program, table, algorithm, seed=seed, progress=report)
+                keeper = None
+                if checkpoint is not None:
+                    keeper = open_folder(
+                        checkpoint,
+                        program,
+                        table,
+                        algorithm,
+                        seed=seed,
+                        reason=reason,
+                        data=data,
+                        weights=weights,
+                    )
+                run = run_svi(
+                    program, table, algorithm, seed=seed, progress=report, callbacks=callbacks, keeper=keeper
+                )
     return conclude(program, table, replace(run, notes=(reason, *run.notes)), algorithm, seed)
 
 
@@ -128,8 +160,10 @@ def choose(program: Program, algorithm: Algorithm | None) -> tuple[Algorithm, st
         return algorithm, "StepwiseEM: as asked"
     if not isinstance(algorithm, EM):
         raise FitError(f"algorithm must be EM(…), StepwiseEM(…) or SVI(…), not {algorithm!r}")
-    obstacle = em_obstacle(program)
+    other = linear_gaussian.obstacle(program)
+    obstacle = em_obstacle(program) if other else None
     if obstacle is not None:
+        obstacle += f", and {other}" if program.continuous else ""
         raise FitError(f"EM cannot fit this model: {obstacle}. Leave the algorithm out, or use SVI(…)")
     return algorithm, "EM: as asked"
 
@@ -138,7 +172,7 @@ def conclude(program: Program, table: Table, run: Run, algorithm: Algorithm, see
     """Load a run's parameters, sum up, certify."""
     program.load_state_dict(run.state)
     if not run.status.usable:
-        _warn(run.status.value)
+        _warn(run.status.value, *_beyond_squares(table))
     if isinstance(algorithm, EM | StepwiseEM) and run.history:  # the exact posterior: the gap of F2 is 0
         elbo = log_likelihood = run.history[-1] - float(program.log_prior().detach())
     else:
@@ -176,10 +210,21 @@ def _check_arguments(seed: Any, dtype: Any, device: Any) -> None:
         raise FitError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
+def _told_and_kept(algorithm: Algorithm, callbacks: Sequence[Callback], checkpoint: Any) -> None:
+    """Find out before any work whether callbacks and checkpoints are what they should be."""
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoints):
+        raise FitError(f"checkpoint must be Checkpoints(…), not {checkpoint!r}")
+    check_callbacks(callbacks)
+    if not isinstance(algorithm, SVI) and (checkpoint is not None or callbacks):
+        what = "checkpoint" if checkpoint is not None else "callbacks"
+        raise FitError(f"{what}= goes with SVI(…), and this fit is one of {type(algorithm).__name__}")
+
+
 def _coarse_columns(program: Program, table: Table) -> list[str]:
     """Warnings of real columns whose values float32, or SVI's steps, cannot resolve."""
     found, schema = [], table.schema
-    stepwise = em_obstacle(program) is not None
+    stepwise = program.dtype == torch.float32 or not linear_gaussian.exact(program)
+    stepwise = stepwise and em_obstacle(program) is not None
     for name in schema.roles.observed:
         if program.spec.nodes[name].support != "real":
             continue
@@ -204,17 +249,31 @@ def _coarse_columns(program: Program, table: Table) -> list[str]:
     return found
 
 
-def _by_exact_likelihood(table: Table, algorithm: Algorithm) -> None:
-    """Refuse missing cells and weights where the likelihood is not exact."""
-    if not isinstance(algorithm, SVI):
-        return
-    if table.holes:
-        raise FitError(
-            f"{', '.join(sorted(table.holes))} has missing values, and SVI takes complete rows only so far; "
-            "drop those rows or fill them in"
-        )
-    if table.weights is not None:
-        raise FitError("SVI takes no weights so far; repeat the rows, or declare a model that EM can fit")
+def _beyond_squares(table: Table) -> list[str]:
+    """Warnings of columns whose squares are beyond what float64 holds, under a scale that is not theirs."""
+    found, schema = [], table.schema
+    for name in schema.roles.observed:
+        columns = schema.columns.get(name, ())
+        moments = zip(columns, schema.centre.get(name, ()), schema.spread.get(name, ()), strict=False)
+        for column, mean, sd in moments:
+            if max(abs(mean), sd) > LARGEST_SQUARED:
+                found.append(
+                    f"column {column!r} of {name!r} (mean {mean:.4g}, sd {sd:.4g}) has squares beyond the range of "
+                    "floating-point numbers: divide it by a power of ten"
+                )
+    return found
+
+
+def _once_each(table: Table) -> Table:
+    """Equal rows of discrete data once, with their number as weight; other tables as they are."""
+    if not isinstance(table, StreamedTable):
+        fewer = collapsed(table)
+        return table if fewer is None else fewer[0]
+    held = collapsed_stream(table)
+    if held is None:
+        return table
+    log.info("%d distinct rows stand for the %d streamed ones", held.n_units, table.n_units)
+    return held
 
 
 def _enough_rows(program: Program, table: Table) -> None:
@@ -229,4 +288,4 @@ def _enough_rows(program: Program, table: Table) -> None:
 
 def _warn(*messages: str) -> None:
     for message in messages:
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, stacklevel=4)

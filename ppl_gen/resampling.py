@@ -193,7 +193,9 @@ def _rows_of(fit: Fit, data: Any) -> Table:
     if data is not None:
         return read_rows(fit.program, data)
     if fit.data is None:
-        raise FitError("this fit was loaded without its rows: pass them, bootstrap(fit, data=...)")
+        raise FitError(
+            "this fit holds no rows (it was loaded or streamed): pass them, bootstrap(fit, data=...)"
+        )
     return fit.data
 
 

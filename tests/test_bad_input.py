@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from ppl_gen.declare.files import read_spec
 from ppl_gen.declare.nodes import Bernoulli, Categorical, Input, Normal, Poisson
 from ppl_gen.declare.phrasebook import gaussian_mixture, latent_class
 from ppl_gen.declare.spec import Spec
-from ppl_gen.declare.terms import By, Linear
+from ppl_gen.declare.terms import By, Linear, Net
 from ppl_gen.errors import DataError, FitError, SpecError
 from ppl_gen.fitting import fit
 from ppl_gen.infer.algorithms import EM, SVI
@@ -39,6 +40,12 @@ def holding(value: float, rows: int = 9) -> np.ndarray:
 
 def model(text: str) -> Callable[[], Spec]:
     return lambda: read_spec("model:\n" + text)
+
+
+def flow(text: str) -> Callable[[], Spec]:
+    return lambda: read_spec(
+        f"model:\n  z: Normal(8, loc=0, scale=1)\n  x: Normal(2, loc=Linear(z))\nguide:\n  z: {text}\n"
+    )
 
 
 SHORT_GUIDE = """
@@ -204,6 +211,89 @@ WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         SpecError,
         "<text>:2:20: a comprehension is not in the notation",
     ),
+    "a convolution without an image": (
+        model("  z: Normal(2, loc=0, scale=1)\n  x: Normal(784, loc=Conv(z, [8]))\n"),
+        SpecError,
+        "<text>:3:22: x.loc: Conv(z, [8]) has an image at neither end; write the size of one as a list, as "
+        "Normal([1, 28, 28], ...)",
+    ),
+    "an image too small for its convolutions": (
+        model("  z: Normal(2, loc=0, scale=1)\n  x: Normal([6, 28], loc=Conv(z, [8, 8, 8]))\n"),
+        SpecError,
+        "x.loc: Conv(z, [8, 8, 8]) has 3 layers, and an image of 6 × 28, 3 × 14, 1 × 7 has no window of 4 × 4 left "
+        "for layer 3 (padding 1): write fewer channels, or a smaller kernel or stride",
+    ),
+    "an image and something beside it": (
+        model("  a: Normal([6, 6], loc=0, scale=1)\n  b: Normal(1)\n  x: Normal(2, loc=Conv([a, b], [8]))\n"),
+        SpecError,
+        "x.loc: Conv([a, b], [8]) takes one image and nothing beside it; write h: Conv(a, ...) as a value",
+    ),
+    "from an image to an image": (
+        model("  a: Normal([6, 6], loc=0, scale=1)\n  x: Normal([6, 6], loc=Conv(a, [8]))\n"),
+        SpecError,
+        "x.loc: Conv(a, [8]) leads from an image to an image; write h: Conv(a, ...) as a value of its own",
+    ),
+    "no channels": (
+        model("  z: Normal(2, loc=0, scale=1)\n  x: Normal([6, 6], loc=Conv(z, []))\n"),
+        SpecError,
+        "Conv's channels must be a list of at least one number of channels, as in [32, 64], got []",
+    ),
+    "padding beyond the kernel": (
+        model("  z: Normal(2, loc=0, scale=1)\n  x: Normal([6, 6], loc=Conv(z, [8], padding=4))\n"),
+        SpecError,
+        "Conv's padding must be less than its kernel, got padding=4, kernel=4",
+    ),
+    "an image of another shape": (
+        lambda: fit(
+            Spec(model={"z": Normal(2, loc=0, scale=1), "x": Normal([3, 4, 4], loc=Linear("z"))}),
+            np.zeros((9, 4, 4, 3)),
+        ),
+        DataError,
+        "'x' is declared with dim=[3, 4, 4] and its rows have shape [4, 4, 3]",
+    ),
+    "a flow in the model": (
+        model("  z: Flow(2)\n  x: Normal(2, loc=Linear(z))\n"),
+        SpecError,
+        "<text>:2:6: 'z' is Flow(2), and a Flow stands in a guide alone, in the place of a posterior; write it "
+        "under guide:",
+    ),
+    "a flow for a category": (
+        lambda: read_spec("model:\n  z: Categorical(2)\n  x: Normal(2, loc=By(z))\nguide:\n  z: Flow(2)\n"),
+        SpecError,
+        "'z' is Flow(2) in the guide, but Categorical(2) in the model",
+    ),
+    "a flow of one dimension": (
+        flow("Flow(1)"),
+        SpecError,
+        'Flow of kind "affine_autoregressive" needs two dimensions or more; of one, write Normal or kind="planar"',
+    ),
+    "an unknown kind of flow": (
+        flow('Flow(2, kind="spline")'),
+        SpecError,
+        "Flow's kind must be one of affine_autoregressive, affine_coupling, planar, got 'spline'",
+    ),
+    "too few hidden units for a flow": (
+        flow("Flow(8, hidden=[4])"),
+        SpecError,
+        "Flow's hidden layers must have at least as many units as it has dimensions, 8, got [4]",
+    ),
+    "a context that depends on nothing": (
+        flow("Flow(2, context=0)"),
+        SpecError,
+        "Flow's context must be a function of something, as Linear(h), or left out, got 0",
+    ),
+    "a network of one's own in a text": (
+        model('  z: Normal(2, loc=0, scale=1)\n  x: Normal(2, loc=Net("os:system", z))\n'),
+        SpecError,
+        "<text>:3:20: Net names code to be run ('os:system'), which is read from a text only where that is "
+        "trusted: trust=True, or --trust",
+    ),
+    "a network that is no place": (
+        lambda: Net("os.system", "z"),
+        SpecError,
+        "Net's module must be an nn.Module, a function that makes one, or the place of such a function, as "
+        "\"package.module:name\", got 'os.system'",
+    ),
     # Algorithms.
     "an algorithm by name": (
         lambda: fit(MIXTURE, X, "EM"),
@@ -350,3 +440,29 @@ def test_a_collapsed_fit_is_finite_and_warns():
     assert np.isfinite(result.log_likelihood)
     assert not result.converged
     assert len(result.predict(x)) == 20
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "said"),
+    [
+        (
+            torch.optim.LBFGS,
+            "LBFGS evaluates the loss several times a step, by a closure; .* Take one of adadelta",
+        ),
+        (lambda leaves: torch.optim.SparseAdam(leaves), "SparseAdam fails on its step: .*; take one of"),
+        (lambda leaves: 3, "gives 3, which is no torch optimiser; take one of"),
+        (lambda: None, "function fails on the parameters: .*; take one of"),
+    ],
+)
+def test_an_optimiser_that_svi_cannot_use_is_told_with_the_choices(optimizer: object, said: str) -> None:
+    with pytest.raises(FitError, match=said):
+        fit(MIXTURE, X, SVI(epochs=1, optimizer=optimizer))
+
+
+def test_a_column_whose_squares_overflow_is_named() -> None:
+    spec = Spec(model={"z": Categorical(2), "x": Normal(2, loc=By("z"), scale=1)})
+    with (
+        pytest.warns(UserWarning, match=r"column 'x\[1\]' of 'x' \(mean .* has squares beyond"),
+        pytest.warns(UserWarning, match="collapsed"),
+    ):
+        fit(spec, {"x": X * [1.0, 1e160]}, EM(restarts=2))

@@ -223,6 +223,7 @@ WRONG = [
     (["fit", "gaussian_mixture", FAITHFUL, "--set", "z.k=["], "not in the notation"),
     (["fit", "gaussian_mixture", FAITHFUL, "--algorithm", "SVI(epoch=2)"], "did you mean 'epochs'?"),
     (["fit", "gaussian_mixture", FAITHFUL, "--algorithm", "SVI(epochs=0)"], "epochs must be a whole number"),
+    (["fit", "gaussian_mixture", FAITHFUL, "--algorithm", "SVI(optimizer=adam)"], "(optimizer='adam')"),
     (["fit", "gaussian_mixture", FAITHFUL, "--algorithm", "EM(3)"], "options by keyword"),
     (["fit", "gaussian_mixture", FAITHFUL, "--algorithm", "VI"], "write EM or SVI"),
     (["fit", "gaussian_mixture", FAITHFUL, "--weights", "waitin"], "did you mean 'waiting'?"),

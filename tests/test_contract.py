@@ -67,8 +67,27 @@ def example(name: str) -> dict[str, np.ndarray]:
         return {"x": random.gamma(shape, 1 + 9 * (group[:, None] > 0), (N, 2))}
     if name.startswith("student_t_mixture"):
         return {"x": random.standard_t(4, size=(N, 2)) + 8 * (group[:, None] > 0)}
-    if name == "vae_bernoulli":
+    if name in ("factor_analysis", "probabilistic_pca"):
+        loadings = np.random.default_rng(12).normal(size=(2, 5))
+        return {"x": random.normal(size=(N, 2)) @ loadings + random.normal(size=(N, 5))}
+    if name == "vae_counts":
+        size = random.uniform(50, 200, size=(N, 1))
+        return {"log_size": np.log(size), "x": random.poisson(size * (1 + group[:, None]) / 60, (N, 3)) * 1.0}
+    if name == "vae_mixed":
+        return example("mixed_types")
+    if name == "vae_conditional":
+        return {"u": group.astype(float), "x": real}
+    if name == "vae_supervised":
+        return {"x": real, "y": np.where(random.uniform(size=N) < 0.5, group, np.nan)}
+    if name == "vae_two_latents":
+        return {"x": real, "y": real[:, :1] + random.normal(size=(N, 1))}
+    if name == "semi_supervised_vae":
+        return {"x": real, "y": np.where(random.uniform(size=N) < 0.3, group, np.nan)}
+    if name in ("vae_bernoulli", "gm_vae"):
         return {"x": (random.uniform(size=(N, 6)) < 0.1 + 0.4 * group[:, None]).astype(float)}
+    if name == "vae_convolutional":
+        bright = (np.arange(64).reshape(8, 8) // 22 == group[:, None, None]) * 0.7 + 0.1
+        return {"x": (random.uniform(size=(N, 8, 8)) < bright).reshape(N, 64).astype(float)}
     return {"x": real}
 
 
@@ -79,7 +98,7 @@ def prepared(name: str) -> tuple[Spec, Program, dict[str, np.ndarray], dict[str,
     with torch.no_grad():  # tables start at 0, where gradients of a symmetric mixture may vanish
         for parameter in program.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
-    return spec, program, data, program.tensors(data)
+    return spec, program, data, program.tensors(read_table(data, spec).arrays)
 
 
 def given(program: Program, data: dict[str, np.ndarray], n: int) -> dict[str, torch.Tensor]:
@@ -90,6 +109,11 @@ def given(program: Program, data: dict[str, np.ndarray], n: int) -> dict[str, to
 
 def discrete(program: Program) -> bool:
     return em_obstacle(program) is None
+
+
+def sums(program: Program) -> bool:
+    """Whether a discrete latent is enumerated, in the model or in the guide."""
+    return bool(program.enumerated or any(draw.node.discrete for draw in program.recognition.draws.values()))
 
 
 def test_its_density_has_a_number_for_every_row(name):
@@ -197,7 +221,8 @@ def test_refitting_a_vaes_own_draws_scores_them_as_well_as_it_does(name):
         return
     with torch.no_grad():
         torch.manual_seed(4)
-        drawn = {key: value.numpy() for key, value in program.model({}, n=400).items() if key in data}
+        values = program.model(given(program, data, 400), n=400)
+        drawn = {key: value.numpy() for key, value in values.items() if key in data}
     table = read_table(drawn, spec)
     rows = program.tensors(table.arrays)
     state = dict(program.state_dict())
@@ -206,7 +231,7 @@ def test_refitting_a_vaes_own_draws_scores_them_as_well_as_it_does(name):
     done = run_svi(refitted, table, SVI(epochs=150, batch_size=100, learning_rate=5e-3))
     found, spread = importance_log_likelihood(refitted, done.state, rows, draws=200, seed=0)
     # Both are estimates; three of their standard errors, and the last nats that a short run leaves.
-    slack = 3 * (error.square().sum() + spread.square().sum()).sqrt().item() + 0.02 * len(rows["x"])
+    slack = 3 * (error.square().sum() + spread.square().sum()).sqrt().item() + 0.02 * table.n_units
     assert found.sum().item() >= generator.sum().item() - slack
 
 
@@ -216,7 +241,7 @@ def test_plain_pyro_moves_every_parameter_and_climbs(name):
     pyro.set_rng_seed(0)
     before = {path: value.detach().clone() for path, value in program.named_parameters()}
     model, guide = program.pyro_pair()
-    loss = TraceEnum_ELBO(max_plate_nesting=1) if program.enumerated else Trace_ELBO()
+    loss = TraceEnum_ELBO(max_plate_nesting=1) if sums(program) else Trace_ELBO()
     svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss)
     losses = [svi.step(rows) for _ in range(80)]
     pyro.clear_param_store()
@@ -246,7 +271,12 @@ def test_pyros_own_tools_take_it(name):
 def test_pyros_objectives_agree_with_ours(name):
     _, program, _, rows = prepared(name)
     state = dict(program.state_dict())
-    if program.enumerated:
+    if sums(program) and program.continuous:
+        torch.manual_seed(7)
+        stock = TraceEnum_ELBO(max_plate_nesting=1).loss(program.model, program.guide, rows)
+        torch.manual_seed(7)
+        ours = TraceableELBO().loss(program.model, program.guide, rows)
+    elif program.enumerated:
         stock = TraceEnum_ELBO(max_plate_nesting=1).loss(program.model, program.guide, rows)
         ours = -float(log_marginal(program, state, rows).sum().detach())
     else:

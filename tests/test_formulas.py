@@ -63,9 +63,12 @@ def made_up(spec, rng):
         "category": lambda: rng.integers(0, 3, (N, 4)),
     }
     rows = {name: kinds[spec.nodes[name].support]() for name in spec.leaves}
-    rows |= {name: rng.normal(size=(N, 2)) for name in spec.inputs}
+    for name in spec.inputs:
+        k = spec.nodes[name].k
+        rows[name] = rng.normal(size=(N, 2)) if k is None else rng.integers(0, k, N)
+    widths = {name: spec.nodes[name].width for name in rows}
     return {
-        name: x if spec.nodes[name].width is None else x[:, : spec.nodes[name].width]
+        name: x if widths[name] is None or x.ndim == 1 else np.resize(x.T, (widths[name], N)).T
         for name, x in rows.items()
     }
 
@@ -414,10 +417,15 @@ ENUMERATED = {name: spec for name, spec in SHIPPED.items() if name not in SAMPLE
     "gm_vae": GM_VAE,
     "gm_vae_naming_c": GM_VAE_NAMING_C,
 }
+SUMMED = {  # continuous latents beside discrete ones, which stock Pyro has another objective for
+    name: spec for name, spec in SAMPLED.items() if any(spec.nodes[n].discrete for n in spec.roles().latent)
+}
 
 
 @pytest.mark.parametrize(
-    ("name", "stock"), [(n, Trace_ELBO) for n in SAMPLED] + [(n, TraceEnum_ELBO) for n in ENUMERATED]
+    ("name", "stock"),
+    [(n, TraceEnum_ELBO if n in SUMMED else Trace_ELBO) for n in SAMPLED]
+    + [(n, TraceEnum_ELBO) for n in ENUMERATED],
 )
 def test_the_objective_is_stock_pyros_at_the_same_seed(name, stock):
     spec = {**SAMPLED, **ENUMERATED}[name]

@@ -28,9 +28,9 @@ DEATHS = np.repeat(NOTICES["deaths"], NOTICES["days"]).to_numpy(float)[:, None]
 IRIS = load_iris().data
 
 
-def reached(spec: Spec, data: np.ndarray, seed: int = 0) -> Fit:
+def reached(spec: Spec, data: np.ndarray, seed: int = 0, weights: np.ndarray | None = None) -> Fit:
     """The fit with default settings."""
-    result = fit(spec, {"x": data}, EM(), seed=seed)
+    result = fit(spec, {"x": data}, EM(), seed=seed, weights=weights)
     assert result.status in (Status.CONVERGED, Status.BOUNDARY)
     assert np.diff(result.history).min() > -1e-8
     assert result.run.remaining < 1e-6
@@ -57,7 +57,9 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-@pytest.mark.parametrize("seed", [0, 7])  # all of 0 to 19 were run by hand
+@pytest.mark.parametrize(
+    "seed", [0, 7]
+)  # `benchmarks/seeds.py` runs 0 to 19, on these models and some thirty more
 def test_the_published_maximum_is_found_with_default_settings_from_every_seed(name, seed):
     spec, data, published, tolerance = PUBLISHED[name]
     result = reached(spec, data, seed)
@@ -83,9 +85,17 @@ def test_carcinomas_three_classes_have_polcas_criteria_and_shares():
     np.testing.assert_allclose(result.parameters["z"]["probs"], [0.4447, 0.3736, 0.1817], atol=6e-5)
 
 
-def test_death_notices_as_hasselblad_and_squarem():
-    result = reached(poisson_mixture(2), DEATHS)
+@pytest.mark.parametrize("weighted", [False, True], ids=["a row a day", "days as weights"])
+def test_death_notices_as_hasselblad_and_squarem(weighted):
     assert len(DEATHS) == 1096
+    counts, days = NOTICES.to_numpy(float).T
+    result = (
+        reached(poisson_mixture(2), counts[:, None], weights=days)
+        if weighted
+        else reached(poisson_mixture(2), DEATHS)
+    )
+    assert result.log_likelihood == pytest.approx(-1989.946, abs=5e-4)
+    assert result.n_units == 1096
     np.testing.assert_allclose(result.parameters["z"]["probs"], [0.6401, 0.3599], atol=6e-5)
     np.testing.assert_allclose(result.parameters["x"]["rate"][:, 0], [2.6634, 1.2561], atol=6e-5)
 

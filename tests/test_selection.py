@@ -34,6 +34,7 @@ from ppl_gen.certify.certificate import Certificate, Line
 from ppl_gen.infer.run import Mode
 from ppl_gen.selecting import choosing
 from ppl_gen.selecting.criteria import doubts
+from ppl_gen.selecting.folds import Fold, joined
 
 DATA = Path(__file__).parents[1] / "examples" / "data"
 FAITHFUL = pd.read_csv(DATA / "faithful.csv").to_numpy(float)
@@ -253,13 +254,21 @@ def test_doubtful_fits_say_why():
     )
     said = doubts(replace(own, run=run, certificate=Certificate(lines)))
     for word in (
-        "not converged",
+        "stopped at max_steps",
         "1 of 7 restarts reached",
         "2 of 9 restarts collapsed",
         "failed: gap",
         "z=1 is empty",
     ):
         assert sum(word in one for one in said) == 1
+
+
+def test_how_a_fit_ended_is_said_in_the_words_of_its_status():
+    own = fit(NORMALS, clumps(), QUICK)
+    for status in (Status.PLATEAU, Status.BOUNDARY, Status.MAX_STEPS):
+        assert doubts(replace(own, run=replace(own.run, status=status))) == [status.value]
+    folds = [Fold(np.zeros(3), np.ones(3), status) for status in (Status.CONVERGED, Status.PLATEAU)]
+    assert joined([*folds, folds[1]]).warnings == ("without fold 2, 3: stopped on a plateau",)
 
 
 def test_the_picture_shows_every_number_and_rings_the_best(faithful, tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_gen import reference
-from ppl_gen.certify.evaluate import Evaluation, joint_states, log_joint_table
+from ppl_gen.certify.evaluate import Evaluation, agreement, joint_states
 from ppl_gen.certify.predictors import Array, Values
 from ppl_gen.certify.subject import Subject
 from ppl_gen.declare.nodes import Node
@@ -16,7 +16,7 @@ from ppl_gen.declare.terms import Free, Linear, Name, Sum, Term, Value
 
 def exact_table(subject: Subject) -> Array:
     """Log p(x_d, z) at every joint state of the discrete latents: (N, K)."""
-    return log_joint_table(subject.model, subject.rows, subject.program.enumerated)
+    return subject.log_joint
 
 
 def site_marginals(subject: Subject, r: Array, site: Array) -> Array:
@@ -33,18 +33,29 @@ def site_marginals(subject: Subject, r: Array, site: Array) -> Array:
 def sampled_bound(subject: Subject, drawn: Values) -> Array:
     """F9.7 on one draw of the guide's continuous latents; discrete ones are summed (E2): (N,)."""
     values = {**subject.rows, **drawn}
-    log_q = subject.guide.log_joint(values)
+    named = {name: log_guide(subject, name, drawn) for name in subject.guide.names}
+    log_q = sum(named.values(), np.zeros(()))
     states = joint_states(subject.model, subject.program.enumerated, first=-1 - max(1, log_q.ndim))
-    log_p = subject.model.log_joint(values | states)
+    log_p = subject.model.log_joint(values | states) + agreement({**drawn, **states}, subject.rows)
     depth = max(1, log_q.ndim)
     states_first = log_p.reshape(-1, *log_p.shape[log_p.ndim - depth :])
     summed = reference.log_marginal(np.moveaxis(states_first, 0, -1))
     discrete = [n for n in subject.guide.names if subject.program.spec.nodes[n].discrete]
     if not discrete:
         return reference.sampled_lower_bound(summed[None], np.zeros(()), log_q[None]).reshape(-1)
-    log_weight = sum((subject.guide.log_density(name, values) for name in discrete), np.zeros(()))
+    log_weight = sum((named[name] for name in discrete), np.zeros(()))
     bound, weight = np.broadcast_arrays(summed - log_q, np.exp(log_weight))
     return np.asarray((weight * bound).reshape(-1, bound.shape[-1]).sum(0))
+
+
+def log_guide(subject: Subject, name: str, drawn: Values) -> Array:
+    """Log q of one of the guide's latents at a draw: certain where a row has its label (rule 19), (…, N)."""
+    log_q = subject.guide.log_density(name, {**subject.rows, **drawn})
+    label = subject.rows.get(name)
+    if label is None:
+        return log_q
+    known = np.asarray(np.nan_to_num(label, nan=-1) >= 0).reshape(len(label), -1).any(-1)
+    return np.where(known, agreement({name: drawn[name]}, subject.rows), log_q)
 
 
 def reconstruction(subject: Subject, drawn: Values) -> Array:
@@ -111,6 +122,8 @@ def affine_decoder(subject: Subject) -> Affine | None:
     if len(roles.latent) != 1 or subject.guide.names != roles.latent or not roles.observed:
         return None
     (z,) = roles.latent
+    if subject.guide.predictors.node(z).guide_only:
+        return None
     k = subject.program.schema.dims[z]
     if spec.nodes[z].family != "Normal" or not _standard(subject.model, spec.nodes[z], z):
         return None

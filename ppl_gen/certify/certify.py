@@ -12,18 +12,25 @@ from ppl_gen import reference
 from ppl_gen.certify import bounds, edges, evidence, lines, louis, priors
 from ppl_gen.certify.certificate import Certificate, Line
 from ppl_gen.certify.evaluate import SecondOpinionError
+from ppl_gen.certify.predictors import Array
 from ppl_gen.certify.subject import Subject, first_rows, subject_of
 from ppl_gen.data.moments import constant
 from ppl_gen.data.stream import held
 from ppl_gen.data.table import Table
+from ppl_gen.infer import linear_gaussian
+from ppl_gen.infer.identified import Identified
 from ppl_gen.infer.newton import UNBOUNDED
-from ppl_gen.infer.route import em_obstacle
 from ppl_gen.infer.run import Run
-from ppl_gen.infer.status import Status
+from ppl_gen.program.layers import MLPLayer
 from ppl_gen.program.program import Program
 
-LOUIS_ROWS = 300  # of the rows looked at: the identity holds row by row
-MOST_LEARNED = 200  # numbers beyond which a matrix of second derivatives is no small thing any more
+MOST_LEARNED = (
+    200  # numbers up to which all second derivatives are taken; of more, those along a few directions
+)
+LOUIS_ROWS, FEWER_ROWS = (
+    300,
+    40,
+)  # that Louis' identity is held on, with all of them or not: it holds row by row
 BOUND_DRAWS = 10  # draws a row of the bound that the importance-weighted log p(x) is held against
 
 
@@ -61,7 +68,7 @@ def certify(program: Program, run: Run, table: Table, *, seed: int = 0) -> Certi
     """
     subject = replace(subject_of(program, held(table), seed), n_units=table.n_units)
     made = _exact_lines(subject, run, seed) if subject.exact else _sampled_lines(subject, seed)
-    stepwise = subject.exact and _by_em(run)
+    stepwise = (subject.exact or linear_gaussian.exact(program)) and _by_em(run)
     return Certificate(
         (
             _guarded("ascent", lambda: _ascent(program, run, stepwise, table.n_units)),
@@ -144,17 +151,32 @@ def _information(subject: Subject, run: Run, seed: int) -> Line:
         )
         return Line("information", None, float("nan"), None, text)
     learned = sum(p.numel() for p in subject.program.generative.parameters())
-    if learned > MOST_LEARNED:
-        text = f"not computed: {learned} learned numbers, and no more than {MOST_LEARNED} are looked at here"
+    small = learned <= MOST_LEARNED
+    if not small and any(isinstance(part, MLPLayer) for part in subject.program.modules()):
+        text = f"not computed: a network, and more than {MOST_LEARNED} learned numbers, here {learned}"
         return Line("information", None, float("nan"), None, text)
-    few = first_rows(subject, LOUIS_ROWS)
-    phi, matrix = evidence.information(few)
+    few = first_rows(subject, LOUIS_ROWS if small else FEWER_ROWS)
+    phi, size, matrix = _bends(few, small=small)
     if not phi.count:
         return Line("information", None, float("nan"), None, "no number is free to move")
-    found = louis.directions(matrix, LOUIS_ROWS, seed)
+    found = louis.directions(size / few.table.n_units, seed, louis.DIRECTIONS if small else 1)
     exact = np.array([louis.along(few, phi, direction) for direction in found])
-    curvature = np.einsum("vp,pq,vq->v", found, matrix, found)
+    if matrix is None:
+        curvature = evidence.curvature_along(few, found)
+    else:
+        curvature = np.einsum("vp,pq,vq->v", found, matrix, found)
+    if not np.isfinite(curvature).all() and (columns := edges.far_units(few)):
+        text = f"not judged: second derivatives overflow in the units of {', '.join(columns)}"
+        return Line("information", None, float("nan"), None, text)
     return lines.information(curvature, exact[:, 0], exact[:, 1], louis.rounding(few))
+
+
+def _bends(subject: Subject, *, small: bool) -> tuple[Identified, Array, Array | None]:
+    """The predictors that move, how much the likelihood bends along each, and all second derivatives if few."""
+    if not small:
+        return *evidence.squared_scores(subject), None
+    phi, matrix = evidence.information(subject)
+    return phi, np.abs(np.diag(matrix)), matrix
 
 
 def _sampled_lines(subject: Subject, seed: int) -> Iterator[tuple[str, Callable[[], Line]]]:
@@ -179,7 +201,7 @@ def _closed_form(subject: Subject, seed: int) -> Line:
 
 def _sampled_gap(subject: Subject, seed: int) -> Line:
     decoder = bounds.affine_decoder(subject)
-    if decoder is not None:
+    if decoder is not None and not subject.program.schema.holes:  # E1 is of whole rows
         off = bounds.decoder_error(subject, decoder, evidence.guide_draw(subject, seed))
         return lines.affine_gap(*bounds.affine_gap(subject, decoder), off)
     log_p, error = evidence.importance_weighted(subject, seed)
@@ -192,8 +214,12 @@ def _sampled_gap(subject: Subject, seed: int) -> Line:
 
 
 def _gradient(subject: Subject, run: Run, table: Table, stepwise: bool, seed: int) -> Line:
-    if subject.exact and em_obstacle(subject.program) is None:
-        norm = evidence.gradient_norm_in_standard_units(subject, table)
+    outside = 0
+    if subject.standard is not None:
+        gradient, outside = edges.inside(subject, evidence.gradient_in_standard_units(subject, table))
+        norm = float(np.sqrt(sum(float((own**2).sum()) for own in gradient.values())))
+    elif stepwise:  # every latent is linear-Gaussian: log p(x) itself
+        norm = edges.unit_free_norm(subject, evidence.linear_gaussian_gradient(subject, table))
     else:
         norm = edges.unit_free_norm(subject, evidence.mean_gradient(subject, table, seed))
     # A constant column has no maximum of its likelihood: its variance is held at a floor.
@@ -202,8 +228,9 @@ def _gradient(subject: Subject, run: Run, table: Table, stepwise: bool, seed: in
         for name in table.schema.roles.observed
         if subject.program.spec.nodes[name].support == "real"
     )
-    judged = stepwise and run.status is Status.CONVERGED and not held
-    return lines.gradient(norm, judged, subject.exact)
+    # At the edge of its space a number need not be where the objective is level: the others are judged.
+    judged = stepwise and run.status.converged and not held
+    return lines.gradient(norm, judged, stepwise or subject.exact, outside)
 
 
 def _boundaries(subject: Subject, run: Run, seed: int) -> Line:

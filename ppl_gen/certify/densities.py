@@ -38,9 +38,22 @@ VECTORS: dict[str, Cell] = {
 
 def _log_normal_of_factor(x: Array, loc: Array, factor: Array) -> Array:
     """Log N(x; loc, L Lᵀ): L⁻¹(x − loc) is standard normal, and the volume changes by the diagonal of L."""
-    white = np.linalg.solve(factor, (x - loc)[..., None])[..., 0]
+    white = _solved(factor, x - loc)
     log_volume = np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
     return np.asarray(reference.log_normal(white, 0.0, 1.0).sum(-1) - log_volume)
+
+
+def _solved(factor: Array, apart: Array) -> Array:
+    """L⁻¹ v of vectors v (…, N, D); a factor that all rows share, (…, 1, D, D) or (D, D), is taken apart once.
+
+    Each equation is divided by its own largest coefficient, so that columns in units of 1e±200 pivot as others do.
+    """
+    largest = np.abs(factor).max(-1)
+    even, apart = factor / largest[..., None], apart / largest
+    if factor.ndim > 2 and factor.shape[-3] != 1:
+        return np.asarray(np.linalg.solve(even, apart[..., None])[..., 0])
+    shared = even[..., 0, :, :] if factor.ndim > 2 else even
+    return np.asarray(np.linalg.solve(shared, apart.swapaxes(-1, -2)).swapaxes(-1, -2))
 
 
 def over_cells(cells: Array, missing: Array) -> Array:

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from ppl_gen import reference
-from ppl_gen.certify import bounds
+from ppl_gen.certify import bounds, densities
 from ppl_gen.certify.evaluate import joint_states
 from ppl_gen.certify.predictors import Array, Values
 from ppl_gen.certify.subject import Subject
+from ppl_gen.infer.identified import BOUNDARY, identified
 from ppl_gen.program.half import Half, Slot
 
 AT_THE_EDGE = 1e-10  # a probability this near 0 or 1
 FLOORED = 1e-7  # a variance as a share of its column's
 DEAD = 0.01  # nats a row that a latent dimension must carry
+FAR = 1e100  # a spread whose square and fourth power are near the end of floating point
 FLAT = 1e-3  # of the largest df: from there on the law is a normal's to three digits and more
 
 
@@ -81,18 +83,30 @@ def floored_variances(subject: Subject, values: Values) -> list[str]:
         if subject.model.predictors.node(name).support != "real":
             continue
         given = subject.model.parameters(name, values)
-        if "scale" in given:
-            variance = given["scale"] ** 2
-        else:
-            factor = given.get("scale_tril")
-            factor = np.linalg.cholesky(given["cov"]) if factor is None else factor
-            variance = np.diagonal(factor, axis1=-2, axis2=-1) ** 2
+        # Standard deviations: variances of columns in units of 1e±200 are no numbers.
+        scale = given.get("scale")
+        if scale is None:
+            if subject.model.predictors.node(name).family not in densities.VECTORS:
+                continue
+            scale = np.diagonal(subject.model.factor(name, values), axis1=-2, axis2=-1)
         spread = np.array(subject.program.schema.spread[name])
-        least = np.broadcast_to(variance, (*variance.shape[:-1], len(spread))).reshape(-1, len(spread)).min(0)
+        least = np.broadcast_to(scale, (*scale.shape[:-1], len(spread))).reshape(-1, len(spread)).min(0)
         columns = subject.program.schema.column_names(name)
-        for column in np.flatnonzero(least <= FLOORED * spread**2):
-            found.append(f"the variance of {columns[column]} is at its floor ({least[column]:.1g})")
+        for column in np.flatnonzero(least <= np.sqrt(FLOORED) * spread):
+            found.append(f"the variance of {columns[column]} is at its floor ({least[column] ** 2:.1g})")
     return found
+
+
+def far_units(subject: Subject) -> list[str]:
+    """Columns whose squares, or their inverses, overflow, and that have no units of their own in EM."""
+    schema, standard = subject.program.schema, subject.standard
+    return [
+        column
+        for name, spread in schema.spread.items()
+        if standard is None or name not in standard.unit
+        for column, own in zip(schema.column_names(name), spread, strict=True)
+        if not 1 / FAR <= own <= FAR
+    ]
 
 
 def dead_dimensions(subject: Subject, drawn: Values) -> list[str]:
@@ -127,6 +141,14 @@ def all_found(subject: Subject, drawn: Values | None) -> list[str]:
 
 def _depth(subject: Subject, drawn: Values) -> int:
     return max(1, subject.guide.log_joint({**subject.rows, **drawn}).ndim)
+
+
+def inside(subject: Subject, gradient: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
+    """The gradient with 0 for every number at the edge of its space, and how many these are."""
+    status = identified(subject.program, subject.state, subject.n_units).status
+    at_edge = {path: status[path] == BOUNDARY for path in gradient.keys() & status.keys()}
+    kept = {path: np.where(at_edge.get(path, False), 0.0, own) for path, own in gradient.items()}
+    return kept, sum(int(own.sum()) for own in at_edge.values())
 
 
 def unit_free_norm(subject: Subject, gradient: Mapping[str, Array]) -> float:

@@ -14,19 +14,15 @@ from scipy.special import expit, softmax
 from ppl_gen import reference
 from ppl_gen.certify import densities
 from ppl_gen.certify.predictors import Array, Predictors, Values
+from ppl_gen.certify.predictors import SecondOpinionError as SecondOpinionError
 from ppl_gen.data.schema import Schema
 from ppl_gen.declare.nodes import Input, Node
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import By, Free, Name, Term, Value
-from ppl_gen.errors import FitError
 
 LEAST_PROBABILITY = 1e-300  # a written 0: its logarithm must stay comparable
 CELLS = 4_000_000  # of a table held at a time
 IMPOSSIBLE = -1e30  # log 0, of a label that contradicts the known one
-
-
-class SecondOpinionError(FitError):
-    """A family gives no density in NumPy: what Pyro says of it cannot be held against anything."""
 
 
 class Evaluation:
@@ -61,7 +57,7 @@ class Evaluation:
         self.spec, self.schema, self.numbers = spec, schema, numbers
         self.path = "generative" if guide is None else "recognition"
         entries = spec.model if guide is None else guide
-        observed = () if guide is None else schema.roles.observed
+        observed = {*()} if guide is None else {*schema.roles.observed} - {*schema.partial}
         self.entries = {name: entry for name, entry in entries.items() if name not in observed}
         self.predictors = Predictors(self.entries, spec.nodes, schema, numbers, self.path)
         self.names = tuple(
@@ -78,6 +74,10 @@ class Evaluation:
     def log_density(self, name: str, values: Values) -> Array:
         """Log p of a node's value given its parents', summed over its cells: (…, N)."""
         node, x = self.predictors.node(name), values[name]
+        if node.guide_only:
+            raise SecondOpinionError(
+                f"{name} is a {node.family} in the guide, whose density nothing is held against"
+            )
         given = self.parameters(name, values)
         if node.support == "category":
             probs = given["probs"] if "probs" in given else softmax(given["logits"], axis=-1)
@@ -88,7 +88,7 @@ class Evaluation:
                 return np.asarray(np.where(codes < 0, 0.0, cells))
             return densities.over_cells(cells, codes < 0)
         if node.family in densities.VECTORS:
-            given["factor"] = self._factor(name, node, values)
+            given["factor"] = self.factor(name, values)
             return densities.of_seen_part(densities.VECTORS[node.family], x, given)
         if "probs" in given:
             given["logits"] = self._log_odds(name, node, values)
@@ -121,8 +121,9 @@ class Evaluation:
         table = self.numbers[f"{self.path}.layers.{owner}:{key}.table"]
         return self._transformed(self.predictors.node(name), key, term, table)
 
-    def _factor(self, name: str, node: Node, values: Values) -> Array:
-        """L of a covariance L Lᵀ, as it is learned: squaring it first would square its condition."""
+    def factor(self, name: str, values: Values) -> Array:
+        """L of a node's matrix L Lᵀ, as it is learned: squaring it first would square its condition."""
+        node = self.predictors.node(name)
         key = "cov" if "cov" in node.terms() else "scale_tril"
         term = self._resolved(node.terms()[key])
         if isinstance(term, Value):
@@ -145,8 +146,12 @@ class Evaluation:
     def _transformed(self, node: Node, key: str, term: Term, predictor: Array) -> Array:
         """From the unconstrained scale to the parameter's own (rule 11)."""
         constraint, transform = node.constraints[key], getattr(self._resolved(term), "transform", None)
-        if constraint == "positive":
-            return np.asarray(np.logaddexp(predictor, 0) if transform == "softplus" else np.exp(predictor))
+        if transform == "softplus":
+            return np.asarray(np.logaddexp(predictor, 0))
+        if transform == "sigmoid":
+            return np.asarray(expit(predictor))
+        if constraint == "positive" or (constraint == "real" and transform == "exp"):
+            return np.asarray(np.exp(predictor))
         if constraint == "unit_interval":
             return np.asarray(expit(predictor))
         if constraint == "simplex":
@@ -228,7 +233,7 @@ def joint_states(evaluation: Evaluation, names: Sequence[str], first: int = -2) 
     return states
 
 
-def _agreement(states: Mapping[str, Array], rows: Values) -> Array:
+def agreement(states: Mapping[str, Array], rows: Values) -> Array:
     """0 where the joint state is what a row's known labels say, and next to log 0 elsewhere."""
     total: Array = np.zeros(())
     for name in states.keys() & rows.keys():
@@ -249,7 +254,7 @@ def log_joint_table(evaluation: Evaluation, rows: Values, names: Sequence[str]) 
     for start in range(0, n, step):
         block = {name: value[start : start + step] for name, value in rows.items()}
         count = min(step, n - start)
-        log_joint = evaluation.log_joint(block | states) + _agreement(states, block)
+        log_joint = evaluation.log_joint(block | states) + agreement(states, block)
         log_joint = np.broadcast_to(log_joint, (*sizes, count))
         parts.append(log_joint.reshape(-1, count).T)
     return np.concatenate(parts)

@@ -5,10 +5,10 @@ One function a number, and each is read by one line, so that a fault shows in th
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch.distributions import kl_divergence
 from ppl_gen.certify.predictors import Array
 from ppl_gen.certify.subject import Subject
 from ppl_gen.data.table import Table
+from ppl_gen.infer import linear_gaussian_posterior
 from ppl_gen.infer.elbo import TraceableELBO, functional_pair
 from ppl_gen.infer.enumeration import log_marginal as enumerated_log_marginal
 from ppl_gen.infer.enumeration import posterior_marginals
@@ -28,9 +29,8 @@ from ppl_gen.infer.enumeration import site_log_probs as enumerated_log_probs
 from ppl_gen.infer.gradient import mean_gradient as standard_gradient
 from ppl_gen.infer.identified import Identified, identified
 from ppl_gen.infer.importance import importance_log_likelihood
-from ppl_gen.infer.information import information_at
+from ppl_gen.infer.information import information_at, scores, second_derivatives
 from ppl_gen.program.lowering import pyro_scope
-from ppl_gen.program.marks import has_holes
 
 CELLS = 4_000_000  # numbers of one tensor held at a time
 BLOCK = 16_384
@@ -180,17 +180,48 @@ def importance_weighted(subject: Subject, seed: int, draws: int = 100) -> tuple[
 
 def information(subject: Subject) -> tuple[Identified, Array]:
     """−∇² Σ_d log p(x_d) over the subject's rows, and the predictors it is in: (P, P)."""
-    n = len(next(iter(subject.rows.values())))
-    holes = frozenset(name for name, array in subject.rows.items() if has_holes(array))
-    phi = identified(subject.program, subject.state, n)
-    table = Table(subject.program.schema, subject.rows, n, holes=holes)
+    phi, table = in_standard_units(subject)
     return phi, information_at(phi, table, prior=False)
 
 
-def gradient_norm_in_standard_units(subject: Subject, table: Table) -> float:
-    """The norm of the gradient of the mean log p(x), where EM can run and columns can be standardised."""
-    gradients = standard_gradient(subject.program, subject.state, table)
-    return math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients.values()))
+def curvature_along(subject: Subject, directions: Array) -> Array:
+    """−vᵀ [∇² Σ_d log p(x_d)] v of a few directions v (V, P) of the same predictors: (V,)."""
+    phi, table = in_standard_units(subject)
+    return second_derivatives(phi, table, directions)
+
+
+def squared_scores(subject: Subject) -> tuple[Identified, Array]:
+    """The same predictors, and Σ_d of the squares of ∇ log p(x_d): (P,)."""
+    phi, table = in_standard_units(subject)
+    return phi, np.asarray((scores(phi, table) ** 2).sum(0))
+
+
+def in_standard_units(subject: Subject) -> tuple[Identified, Table]:
+    """The predictors that move and the rows, both in standard units where there are: no square overflows there."""
+    phi, table = identified(subject.program, subject.state, subject.table.n_units), subject.table
+    standard = subject.standard
+    if standard is None:
+        return phi, table
+    arrays = {
+        name: (array - standard.shift[name].numpy()) / standard.unit[name].numpy()
+        if name in standard.shift
+        else array
+        for name, array in table.arrays.items()
+    }
+    base = {path: value.detach() for path, value in standard.enter(subject.state).items()}
+    return replace(phi, base=base), replace(table, arrays=arrays)
+
+
+def gradient_in_standard_units(subject: Subject, table: Table) -> dict[str, Array]:
+    """The gradient of the mean log p(x) by parameter, where EM can run and columns can be standardised."""
+    found = standard_gradient(subject.program, subject.state, table)
+    return {path: _array(own) for path, own in found.items()}
+
+
+def linear_gaussian_gradient(subject: Subject, table: Table) -> dict[str, Array]:
+    """The gradient of the mean log p(x) of all rows by parameter, where every latent is linear-Gaussian."""
+    found = linear_gaussian_posterior.mean_gradient(subject.program, subject.state, table)
+    return {path: _array(own) for path, own in found.items()}
 
 
 def mean_gradient(subject: Subject, table: Table, seed: int) -> dict[str, Array]:

@@ -31,15 +31,14 @@ FIRST = np.array([1, -8, 0, 8, -1]) / 12  # fourth-order differences
 SECOND = np.array([-1, 16, -30, 16, -1]) / 12
 
 
-def directions(information: Array, n: int, seed: int) -> Array:
-    """Random directions, (3, P), each coordinate in units of its own curvature a row.
+def directions(curvature: Array, seed: int, count: int = DIRECTIONS) -> Array:
+    """Random directions, (V, P), each coordinate in units of its own curvature a row, (P,).
 
     Coordinates without curvature stay: log-odds that have run off towards infinity bend by less than any step.
     """
-    P = len(information)
-    curvature = np.abs(np.diag(information)) / n
+    P = len(curvature)
     unit = np.where(curvature > FLAT, 1 / np.sqrt(np.maximum(curvature, FLAT)), 0.0)
-    drawn = np.random.default_rng(seed).normal(size=(DIRECTIONS, P)) * unit
+    drawn = np.random.default_rng(seed).normal(size=(count, P)) * unit
     return np.asarray(drawn / np.sqrt(max(P, 1)))
 
 
@@ -64,8 +63,10 @@ def along(subject: Subject, phi: Identified, direction: Array) -> tuple[float, f
 
 def _moved(subject: Subject, phi: Identified, by: Array) -> Array:
     """The log-joint at every z, (N, K), the parameters moved."""
-    state = phi.state(phi.flat + torch.as_tensor(by))
-    change = {path: (value - phi.base[path]).numpy() for path, value in state.items() if path in phi.places}
+    base, state = phi.base, phi.state(phi.flat + torch.as_tensor(by))
+    if subject.standard is not None:  # from the units that the derivatives were taken in to the rows' own
+        base, state = (subject.standard.leave(own, subject.state) for own in (base, state))
+    change = {path: (value - base[path]).numpy() for path, value in state.items() if path in phi.places}
     numbers = {path: own + change.get(path, 0.0) for path, own in subject.model.numbers.items()}
     model = Evaluation(subject.program.spec, subject.program.schema, numbers)
     return bounds.exact_table(dataclasses.replace(subject, model=model))

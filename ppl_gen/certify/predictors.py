@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatchmethod
 from typing import Any
 
@@ -17,13 +17,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import erf, expit
 
+from ppl_gen.certify.convolution import by_channel, decoded, encoded
 from ppl_gen.data.schema import Schema
+from ppl_gen.declare.images import image_of
 from ppl_gen.declare.nodes import Input, Node
-from ppl_gen.declare.terms import MLP, By, Free, Linear, Name, Sum, Term, Value
-from ppl_gen.errors import SpecError
+from ppl_gen.declare.terms import MLP, By, Conv, Free, Linear, Name, Net, Sum, Term, Value
+from ppl_gen.errors import FitError, SpecError
 
 Array = npt.NDArray[Any]
 Values = Mapping[str, Array]
+
+
+class SecondOpinionError(FitError):
+    """NumPy has no reading of something: what Pyro says of it cannot be held against anything."""
+
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": lambda a: np.maximum(a, 0),
@@ -42,13 +49,15 @@ class Place:
     """Where a term stands: the path of its numbers, the axes it fills, and what it may carry there.
 
     `axes` are the dimension axis and the parameter's own; `reference` says that a Linear leaves out the first
-    of the last axis (rule 12); `intercept` that no earlier term of a sum carries one (rule 9).
+    of the last axis (rule 12), `intercept` that no earlier term of a sum carries one (rule 9), and
+    `node` is the one whose parameter it gives.
     """
 
     path: str
     axes: tuple[int, ...]
     reference: bool = False
     intercept: bool = True
+    node: Node | None = None
 
 
 class Predictors:
@@ -80,7 +89,8 @@ class Predictors:
         if isinstance(term, Name) and isinstance(self.entries.get(term.name), Term):
             owner, term = term.name, self.entries[term.name]  # type: ignore[assignment]
         reference = self.node(name).support == "category"
-        return self.predict(term, Place(f"{self.path}.layers.{owner}:{key}", axes, reference), values)
+        place = Place(f"{self.path}.layers.{owner}:{key}", axes, reference, node=self.node(name))
+        return self.predict(term, place, values)
 
     def node(self, name: str) -> Node:
         """The node of that name: this half's own, or the model's."""
@@ -92,7 +102,7 @@ class Predictors:
         """Whether the node's values are categories without an axis of their own."""
         node = self.node(name)
         if isinstance(node, Input):
-            return name in self.schema.k
+            return name in self.schema.k and node.dim is None and self.schema.dims[name] == 1
         return node.support == "category" and node.dim is None and self.schema.dims[name] == 1
 
     def value(self, name: str, values: Values) -> Array:
@@ -103,6 +113,8 @@ class Predictors:
         path = f"{self.path}.layers.{name}:"
         if isinstance(term, MLP) and term.dim is None:
             return self._hidden(term, path, values)
+        if isinstance(term, Conv):
+            return self._features(term, path, values)
         dim = getattr(term, "dim", None)
         if dim is None:
             raise SpecError(f"'{name}' is used as a value: write its width, {term} with dim=…", node=name)
@@ -154,6 +166,23 @@ class Predictors:
         return predictor.reshape(*predictor.shape[:-1], *axes)
 
     @predict.register
+    def _(self, term: Conv, place: Place, values: Values) -> Array:
+        numbers, last = self._numbers(place.path), len(term.channels)
+        if self._image(term) is not None:
+            out = self._features(term, place.path, values) @ numbers("weights", last).T
+            out = out + numbers("biases", last) if place.intercept else out
+            return np.asarray(out.reshape(*out.shape[:-1], *place.axes))
+        image = image_of(getattr(place.node, "dim", None))
+        assert image is not None
+        u = self._entering(term.of, values, network=True) @ numbers("weights", 0).T + numbers("biases", 0)
+        cells = decoded(term, image, u, numbers, ACTIVATIONS[term.activation], bias=place.intercept)
+        return cells.reshape(*cells.shape[:-2], *place.axes)
+
+    @predict.register
+    def _(self, term: Net, place: Place, values: Values) -> Array:
+        raise SecondOpinionError(f"{term} is a network of your own, which nothing is held against")
+
+    @predict.register
     def _(self, term: Name, place: Place, values: Values) -> Array:
         return self.value(term.name, values)
 
@@ -161,9 +190,11 @@ class Predictors:
     def _(self, term: Sum, place: Place, values: Values) -> Array:
         total, intercept = np.zeros(()), True
         for position, part in enumerate(term.terms):
-            inner = Place(f"{place.path}.terms.{position}", place.axes, place.reference, intercept)
+            inner = Place(
+                f"{place.path}.terms.{position}", place.axes, place.reference, intercept, place.node
+            )
             total = total + self.predict(part, inner, values)
-            carries = isinstance(part, Free | By | MLP)
+            carries = isinstance(part, Free | By | MLP | Conv)
             intercept = intercept and not (carries or (isinstance(part, Linear) and part.bias == Free()))
         return total
 
@@ -181,6 +212,27 @@ class Predictors:
         if bias:
             out = out + self._look_up(self.numbers[f"{path}.biases.{position}"], term.by, values)
         return out
+
+    def _image(self, term: Conv) -> tuple[int, int, int] | None:
+        """Of a Conv that leads from an image, that image."""
+        node = self.entries.get(term.of[0], self.nodes.get(term.of[0]))
+        return image_of(getattr(node, "dim", None))
+
+    def _numbers(self, path: str) -> Callable[[str, int], Array]:
+        return lambda kind, i: self.numbers[f"{path}.{kind}.{i}"]
+
+    def _features(self, term: Conv, path: str, values: Values) -> Array:
+        """A Conv of an image up to its last convolution; reals enter in units of their channel."""
+        (name,), image, schema = term.of, self._image(term), self.schema
+        assert image is not None
+        if name in schema.centre:
+            centre, spread = by_channel(schema.centre[name], schema.spread[name], image[0])
+            own = {"centre": schema.centre | {name: centre}, "spread": schema.spread | {name: spread}}
+            schema = replace(schema, **own)  # type: ignore[arg-type]
+        alike = Predictors(self.entries, self.nodes, schema, self.numbers, self.path)
+        entering = alike._entering((name,), values, network=True)
+        marks = schema.dims[name] * (name in schema.holes)
+        return encoded(term, image, entering, marks, self._numbers(path), ACTIVATIONS[term.activation])
 
     def _levels(self, name: str) -> tuple[int, ...]:
         """The axes of a table indexed by this categorical parent."""
@@ -201,6 +253,18 @@ class Predictors:
         return np.concatenate([np.broadcast_to(p, (*batch, p.shape[-1])) for p in parts], axis=-1)
 
     def _one_entering(self, name: str, values: Values, network: bool) -> Array:
+        if name not in self.schema.holes or isinstance(self.entries.get(name), Term):
+            return self._whole_entering(name, values, network)
+        value = np.asarray(values[name])
+        if self.node(name).support == "category":
+            seen = value >= 0
+            seen = seen[..., None] if self.is_scalar(name) else seen
+            return np.concatenate([self._whole_entering(name, values, network), seen], axis=-1)
+        seen = ~np.isnan(value)
+        entering = self._whole_entering(name, {**values, name: np.where(seen, value, 1.0)}, network)
+        return np.concatenate([np.where(seen, entering, 0.0), seen], axis=-1)
+
+    def _whole_entering(self, name: str, values: Values, network: bool) -> Array:
         value = self.value(name, values)
         if isinstance(self.entries.get(name), Term):
             return value

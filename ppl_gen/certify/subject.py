@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_gen.certify.evaluate import Evaluation
+from ppl_gen.certify.evaluate import Evaluation, log_joint_table
 from ppl_gen.certify.predictors import Array
 from ppl_gen.data.table import Table
 from ppl_gen.declare.scope import node_parents
+from ppl_gen.infer.route import em_obstacle
+from ppl_gen.infer.standard import Standard
+from ppl_gen.program.marks import has_holes
 from ppl_gen.program.program import Program
 
 MOST_ROWS = 1_000
@@ -44,6 +48,27 @@ class Subject:
         """The rows as the program takes them."""
         return self.program.tensors(self.rows)
 
+    @cached_property
+    def log_joint(self) -> Array:
+        """Log p(x_d, z) by the formulas at every joint state of the discrete latents: (N, K)."""
+        found = log_joint_table(self.model, self.rows, self.program.enumerated)
+        found.flags.writeable = False  # several lines read it
+        return found
+
+    @cached_property
+    def table(self) -> Table:
+        """The rows as a table of their own, each counted once."""
+        n = len(next(iter(self.rows.values())))
+        holes = frozenset(name for name, array in self.rows.items() if has_holes(array))
+        return Table(self.program.schema, self.rows, n, holes=holes)
+
+    @cached_property
+    def standard(self) -> Standard | None:
+        """The columns' shifts and units, where EM can run; None elsewhere."""
+        if not self.exact or em_obstacle(self.program) is not None:
+            return None
+        return Standard(self.program, self.table, self.state)
+
     @property
     def exact(self) -> bool:
         """Whether the posterior is a finite sum: no latent is sampled, and no guide stands in for it."""
@@ -58,13 +83,14 @@ class Subject:
 
     @property
     def mean_field(self) -> bool:
-        """Whether every latent is normal in model and guide, and independent of the others in the guide.
+        """Whether every latent is unseen, normal in model and guide, and independent of the others in the guide.
 
         Then KL(q ‖ p) has a closed form given the other latents (F9.3, F9.5).
         """
         families = {name: self.program.spec.nodes[name].family for name in self.program.schema.roles.latent}
         return (
             bool(families)
+            and not self.program.schema.partial
             and set(families) == set(self.guide.names)
             and all(self.guide.predictors.node(name).family == family for name, family in families.items())
             and set(families.values()) <= {"Normal", "MultivariateNormal"}

@@ -98,6 +98,14 @@ def fit(
     weights: Weights = None,
     dtype: Annotated[Precision | None, typer.Option(help="Left out, the model decides.")] = None,
     device: Annotated[str, typer.Option(help="As cpu or cuda.")] = "cpu",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="The folder for the checkpoints of an SVI run; `resume` goes on from there."),
+    ] = None,
+    every_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs between two checkpoints.")] = None,
+    every_minutes: Annotated[
+        float | None, typer.Option(help="Minutes between two checkpoints; 5 where nothing is said.")
+    ] = None,
     replace: Replace = False,
 ) -> None:
     """Fit a model to data, print how that went, and save it."""
@@ -112,18 +120,23 @@ def fit(
 
     declaration, chosen = options.declared(spec, settings), options.algorithm(algorithm)
     options.check_device(device)
+    kept = options.checkpoints(
+        checkpoint, every_epochs, every_minutes, replace=replace, data=data, weights=weights
+    )
     if out is not None:
         check_writable(out, replace=replace)
     table = read_table(data, declaration, weights=weights)
     typer.echo(roles_text(table))
     precision = None if dtype is None else getattr(torch, dtype.value)
     with _route_told():
-        result = fit_model(declaration, table, chosen, seed=seed, dtype=precision, device=device)
+        result = fit_model(
+            declaration, table, chosen, seed=seed, dtype=precision, device=device, checkpoint=kept
+        )
     if out is not None:
         result.save(out, replace=replace)
     typer.echo(outcome_text(result))
     typer.echo("\nnot saved; --out DIR saves a fit" if out is None else f"\nsaved in {out}")
-    _leave(result.status)
+    leave(result.status)
 
 
 @app.command()
@@ -178,7 +191,8 @@ def _route_told() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _leave(status: Status) -> Never:
+def leave(status: Status) -> Never:
+    """Exit with the code that a fit's ending has."""
     if status.name == "INTERRUPTED":
         raise typer.Exit(STOPPED)
     raise typer.Exit(0 if status.usable else NUMERICAL_FAILURE)

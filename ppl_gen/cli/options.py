@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,9 @@ from ppl_gen.declare.notation import parse
 from ppl_gen.declare.spec import Spec
 from ppl_gen.errors import FitError, SpecError
 from ppl_gen.infer.algorithms import ALGORITHMS, EM, SVI, Algorithm, StepwiseEM
+from ppl_gen.infer.checkpoints import Checkpoints
 
+TEXTS = ("init", "lowering", "optimizer")  # options whose values are text
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -65,10 +69,32 @@ def algorithm(text: str | None) -> Algorithm | None:
         # The bare word is the algorithm with its defaults.
         found = words[text]() if text in words else parse(text, words)
     except ValueError as error:
-        raise FitError(f"--algorithm {text}: {error}") from None
+        raise FitError(f"--algorithm {text}: {_unquoted(text) or error}") from None
     if not isinstance(found, EM | SVI | StepwiseEM):
         raise FitError(f'--algorithm {text}: write {" or ".join(words)}, as "SVI(epochs=20)"')
     return found
+
+
+def checkpoints(
+    path: Path | None,
+    every_epochs: int | None,
+    every_minutes: float | None,
+    *,
+    replace: bool,
+    data: Path,
+    weights: str | None,
+) -> Checkpoints | None:
+    """Where and how often a run is kept; None where --checkpoint is left out.
+
+    Raises:
+        FitError: how often is said, and not where; or a number is outside its range.
+
+    """
+    if path is None:
+        if every_epochs is not None or every_minutes is not None:
+            raise FitError("--every-epochs and --every-minutes go with --checkpoint DIR")
+        return None
+    return Checkpoints(path, every_epochs, every_minutes, replace=replace, data=str(data), weights=weights)
 
 
 def check_device(name: str) -> None:
@@ -91,6 +117,21 @@ def check_device(name: str) -> None:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise FitError(f"--device {name}: {str(error).splitlines()[0]}") from None
+
+
+def _unquoted(text: str) -> str:
+    """What to say of an option whose value is text and is written without quotes; "" where none is.
+
+    Example:
+        >>> print(_unquoted("SVI(optimizer=adam)"))
+        optimizer takes text, in quotes: --algorithm "SVI(optimizer='adam')"
+
+    """
+    bare = re.search(rf"\b({'|'.join(TEXTS)})\s*=\s*([A-Za-z][\w+.-]*)", text)
+    if bare is None:
+        return ""
+    quoted = f"{text[: bare.start(2)]}'{bare[2]}'{text[bare.end(2) :]}"
+    return f'{bare[1]} takes text, in quotes: --algorithm "{quoted}"'
 
 
 def _checked(name: str, make: Callable[..., Algorithm]) -> Callable[..., Algorithm]:

@@ -88,7 +88,7 @@ def spec_text(spec: Spec) -> str:
 
     Example:
         >>> from ppl_gen.declare.phrasebook import vae
-        >>> print(spec_text(vae(2, (8,))))
+        >>> print(spec_text(vae(2, (8,))))  # doctest: +ELLIPSIS
         model:
           z: Normal(2, loc=0, scale=1)
           x: Normal(loc=MLP(z, [8]), scale=1)
@@ -102,7 +102,7 @@ def spec_text(spec: Spec) -> str:
                   z_trunk: MLP(x, [8])
                   z: Normal(2, loc=Linear(z_trunk), scale=Linear(z_trunk))
                   (derived)
-        route     SVI: 'z' is a continuous latent (with 2 columns for x, which the data decide)
+        route     SVI: 'z' is a continuous latent, and x.loc = MLP(z, [8]) is not linear in the latents (with 2...
 
     """
     roles = spec.roles()

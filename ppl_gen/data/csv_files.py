@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,38 +71,49 @@ def _parsed(path: Path, separator: str) -> tuple[pd.DataFrame, pd.Series[Any]]:
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path}: the file is empty") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        width, uneven = _uneven(path, separator)
-        long = next(((line, cells) for line, cells in uneven if cells > width), None)
-        told = f"line {long[0]} has {long[1]} cells, and the header names {width}" if long else str(error)
-        raise DataError(f"{path}: not readable as CSV: {told.strip()}") from error
+        told = longer_than_header(path, separator) or str(error).strip()
+        raise DataError(f"{path}: not readable as CSV: {told}") from error
     except (UnicodeError, OSError) as error:
         raise DataError(f"{path}: not readable as CSV: {error}") from error
     return frame, header
+
+
+def longer_than_header(path: Path, separator: str, *, blanks: bool = True) -> str:
+    """The first row with more cells than the header, in words; "" where none is found.
+
+    Args:
+        path: of the file.
+        separator: between its cells.
+        blanks: whether a row counts that has nothing but blanks too much.
+
+    """
+    for line, width, row in _uneven(path, separator):
+        if len(row) > width and (blanks or any(cell.strip() for cell in row[width:])):
+            return f"line {line} has {len(row)} cells, and the header names {width}"
+    return ""
 
 
 def _cut_short(path: Path, separator: str, frame: pd.DataFrame) -> list[str]:
     """A note of rows with fewer cells than the header; a spreadsheet leaves out blanks at a line's end."""
     if not frame.iloc[:, -1].isna().any():
         return []
-    width, uneven = _uneven(path, separator)
-    short = [line for line, cells in uneven if cells < width]
+    short = [line for line, width, row in _uneven(path, separator) if len(row) < width]
     if not short:
         return []
     rows = "1 row has" if len(short) == 1 else f"{len(short)} rows have"
     return [f"{rows} fewer cells than the header, line {short[0]} first: what they lack is taken as missing"]
 
 
-def _uneven(path: Path, separator: str) -> tuple[int, list[tuple[int, int]]]:
-    """The header's width, and (line, number of cells) of the rows of another width; none if compressed."""
+def _uneven(path: Path, separator: str) -> Iterator[tuple[int, int, list[str]]]:
+    """Each row of another width than the header: its line, the header's width, its cells; none if compressed."""
     if path.suffix.lower() not in (".csv", ".tsv", ".txt", ""):
-        return 0, []
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        return
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file, suppress(csv.Error):
         reader = csv.reader(file, delimiter=separator)
-        try:
-            width = next((len(row) for row in reader if row), 0)
-            return width, [(reader.line_num, len(row)) for row in reader if row and len(row) != width]
-        except csv.Error:
-            return 0, []
+        width = next((len(row) for row in reader if row), 0)
+        for row in reader:
+            if row and len(row) != width:
+                yield reader.line_num, width, row
 
 
 def without_blanks(column: pd.Series[Any]) -> pd.Series[Any]:

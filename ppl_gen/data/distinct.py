@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ppl_gen.data.stream import Block, StreamedTable, joined, with_arrays
 from ppl_gen.data.table import Table
 
 LARGEST_KEY = 2**62
+MOST_DISTINCT = 100_000  # rows of a streamed table that are held in the place of all
+PASS_ROWS = 65_536  # looked at in one go
 
 
 def collapsed(table: Table) -> tuple[Table, NDArray[np.int64]] | None:
@@ -40,23 +42,45 @@ def collapsed(table: Table) -> tuple[Table, NDArray[np.int64]] | None:
     """
     if not table.arrays or not table.discrete.issuperset(table.arrays):
         return None
-    if any(len(array) != table.n_units for array in table.arrays.values()):
-        return None  # a sample of the rows, as of a streamed table
-    key, size = np.zeros(table.n_units, dtype=np.int64), 1
-    for array in table.arrays.values():
+    block, inverse = _grouped(Block(table.arrays, table.weights))
+    if 2 * block.n_rows > table.n_units:
+        return None
+    return with_arrays(table, block), inverse
+
+
+def collapsed_stream(table: StreamedTable) -> Table | None:
+    """The distinct rows of a streamed table in memory, as `collapsed` has them, found in one pass over its files.
+
+    Returns:
+        A table of at most `MOST_DISTINCT` rows; None where there are more, which the pass then stops at, or where
+        a node or an Input is real.
+
+    """
+    if not table.discrete.issuperset(table.arrays):
+        return None
+    found: Block | None = None
+    for block in table.blocks(PASS_ROWS):
+        own, _ = _grouped(block)
+        found = own if found is None else _grouped(joined([found, own]))[0]
+        if found.n_rows > MOST_DISTINCT:
+            return None
+    return None if found is None else with_arrays(table, found)
+
+
+def _grouped(block: Block) -> tuple[Block, NDArray[np.int64]]:
+    """The distinct rows, each with the sum of its rows' weights, and for each row which of them it is."""
+    key, size = np.zeros(block.n_rows, dtype=np.int64), 1
+    for array in block.arrays.values():
         for column in array.reshape(len(array), -1).T:
             code, count = _coded(column)
             if size > LARGEST_KEY // count:
                 key, size = _renumbered(key)
             key, size = key * count + code, size * count  # mixed radix: equal keys are equal rows
     inverse, n_distinct = _renumbered(key)
-    if 2 * n_distinct > table.n_units:
-        return None
     first = np.empty(n_distinct, dtype=np.int64)
-    first[inverse[::-1]] = np.arange(table.n_units)[::-1]  # of several writes to one place the last one stays
-    weights = np.bincount(inverse, weights=table.weights, minlength=n_distinct).astype(np.float64)
-    arrays = {name: array[first] for name, array in table.arrays.items()}
-    return replace(table, arrays=arrays, n_units=n_distinct, weights=weights), inverse
+    first[inverse[::-1]] = np.arange(block.n_rows)[::-1]  # of several writes to one place the last one stays
+    weights = np.bincount(inverse, weights=block.weights, minlength=n_distinct).astype(np.float64)
+    return Block({name: array[first] for name, array in block.arrays.items()}, weights), inverse
 
 
 def _coded(column: NDArray[Any]) -> tuple[NDArray[np.int64], int]:

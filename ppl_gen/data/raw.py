@@ -76,7 +76,9 @@ def raw_entry(node: str, value: Any, *, dim: tuple[int, ...] | int | None) -> Ra
             f"{node!r} needs {dim} columns and is given a one-dimensional array of length {len(array)}: "
             "pass an array with one row for each unit"
         )
-    if len(shape) > 1 and isinstance(dim, tuple) and len(dim) > 1 and shape != dim:
+    # An axis of length 1 says nothing: grey images are (28, 28) as well as (1, 28, 28).
+    differs = isinstance(dim, tuple) and [n for n in shape if n > 1] != [n for n in dim if n > 1]
+    if len(shape) > 1 and isinstance(dim, tuple) and len(dim) > 1 and differs:
         raise DataError(f"{node!r} is declared with dim={list(dim)} and its rows have shape {list(shape)}")
     flat = array.reshape(len(array), -1)  # row-major, as images are
     return Raw(default_columns(node, flat.shape[1]), flat, named=False, shape=shape)

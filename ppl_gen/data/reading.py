@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -111,10 +111,15 @@ def _checked(
         weights = weighting.checked(beside, beside.columns[0] if beside.named else "weights", n_rows)
     table = _again(chosen, spec, schema, n_rows) if schema else _first_time(chosen, spec, n_rows, weights)
     checks.within_totals(spec, {name: raw.columns for name, raw in chosen.items()}, table.arrays)
-    discrete = {
-        name for name in chosen if spec.is_category(name) or spec.nodes[name].support in ("boolean", "count")
-    }
-    return replace(table, warnings=(*notes, *table.warnings), weights=weights, discrete=frozenset(discrete))
+    discrete = discrete_nodes(spec, chosen)
+    return replace(table, warnings=(*notes, *table.warnings), weights=weights, discrete=discrete)
+
+
+def discrete_nodes(spec: Spec, names: Iterable[str]) -> frozenset[str]:
+    """Those of the nodes whose values are categories, 0 and 1, or counts."""
+    return frozenset(
+        name for name in names if spec.is_category(name) or spec.nodes[name].support in ("boolean", "count")
+    )
 
 
 def _first_time(
@@ -164,6 +169,7 @@ def _first_time(
         centre={name: own[0] for name, own in moments.items()},
         spread={name: own[1] for name, own in moments.items()},
         partial=tuple(name for name in roles.observed if name in gaps and name not in spec.leaves),
+        holes=tuple(name for name in roles.observed if name in gaps and name in spec.leaves),
     )
     same = {
         name: np.atleast_1d(constant(arrays[name] if counts is None else arrays[name][counts]))

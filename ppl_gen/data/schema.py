@@ -33,6 +33,7 @@ class Schema:
         spread: standard deviation (population form, 1/N) of the same cells; 1.0 where constant.
         partial: discrete nodes that others depend on and whose values the data have in some rows only, in
             model order: partly labelled latents.
+        holes: leaves with missing cells, in model order: a guide that reads one is told which cells it sees.
 
     Example:
         >>> from ppl_gen.data.reading import read_table
@@ -57,6 +58,7 @@ class Schema:
     centre: dict[str, tuple[float, ...]] = field(default_factory=dict)
     spread: dict[str, tuple[float, ...]] = field(default_factory=dict)
     partial: tuple[str, ...] = ()
+    holes: tuple[str, ...] = ()
 
     def column_names(self, name: str) -> tuple[str, ...]:
         """The column names of a node: those of the data, else `x`, or `x[0]`, `x[1]`, … for a vector.
@@ -96,7 +98,7 @@ class Schema:
 
         Returns:
             An array of the same shape. A code that has no level (a declared k larger than the number of
-            levels the data showed) becomes `None`.
+            levels the data showed) stands for itself, as "class 2" where a level is called 2.
 
         Raises:
             DataError: the node is unknown or not categorical, or a code is outside 0..k−1.
@@ -136,6 +138,7 @@ class Schema:
             "centre": {name: list(own) for name, own in self.centre.items()},
             "spread": {name: list(own) for name, own in self.spread.items()},
             "partial": list(self.partial),
+            "holes": list(self.holes),
         }
 
     @classmethod
@@ -159,6 +162,7 @@ class Schema:
                 centre={name: tuple(map(float, own)) for name, own in stored["centre"].items()},
                 spread={name: tuple(map(float, own)) for name, own in stored["spread"].items()},
                 partial=tuple(map(str, stored.get("partial", ()))),  # files of before it do without
+                holes=tuple(map(str, stored.get("holes", ()))),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"the stored schema is damaged: {type(error).__name__}: {error}") from error
@@ -200,8 +204,10 @@ def _names(codes: NDArray[np.int64], levels: tuple[Level, ...] | None) -> NDArra
     """Codes of one column → its levels."""
     if levels is None or are_codes(levels):
         return codes
-    named = codes.size == 0 or codes.max() < len(levels)
+    taken = {str(level) for level in levels}
+    beyond = range(len(levels), int(codes.max(initial=-1)) + 1)
+    names = (*levels, *(f"class {code}" if str(code) in taken else code for code in beyond))
     # NumPy's own strings would turn the levels (1, "a") into "1", "a", and drop trailing NULs.
-    plain = named and len({isinstance(level, bool) for level in levels}) == 1 and str not in map(type, levels)
-    table = np.array(levels if named else (*levels, None), dtype=None if plain else object)
-    return np.asarray(table[np.minimum(codes, len(table) - 1)], dtype=table.dtype)
+    plain = len({isinstance(name, bool) for name in names}) == 1 and str not in map(type, names)
+    table = np.array(names, dtype=None if plain else object)
+    return np.asarray(table[codes], dtype=table.dtype)

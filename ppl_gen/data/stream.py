@@ -65,7 +65,7 @@ class StreamedTable(Table):
     def sample(self) -> Table:
         """The sample as a table of its own, under the schema of all rows."""
         n_rows = len(next(iter(self.arrays.values())))
-        return Table(self.schema, self.arrays, n_rows, (), self.holes, self.weights)
+        return Table(self.schema, self.arrays, n_rows, (), self.holes, self.weights, self.discrete)
 
     @property
     def extremes(self) -> Table:
@@ -166,15 +166,15 @@ def _cut(found: Iterable[Block], size: int) -> Iterator[Block]:
         rows += block.n_rows
         if rows < size:
             continue
-        joined = _joined(waiting)
+        whole = joined(waiting)
         for start in range(0, rows - size + 1, size):
-            yield _rows(joined, slice(start, start + size))
+            yield _rows(whole, slice(start, start + size))
         rest = rows % size
         # A copy, so that the few rows left over do not keep all of a chunk.
-        waiting = [_rows(joined, np.arange(rows - rest, rows))] if rest else []
+        waiting = [_rows(whole, np.arange(rows - rest, rows))] if rest else []
         rows = rest
     if rows:
-        yield _joined(waiting)
+        yield joined(waiting)
 
 
 def _mixed(found: Iterable[Block], random: np.random.Generator) -> Iterator[Block]:
@@ -192,11 +192,12 @@ def _mixed(found: Iterable[Block], random: np.random.Generator) -> Iterator[Bloc
 
 
 def _shuffled(pool: list[Block], random: np.random.Generator) -> Block:
-    joined = _joined(pool)
-    return _rows(joined, random.permutation(joined.n_rows))
+    whole = joined(pool)
+    return _rows(whole, random.permutation(whole.n_rows))
 
 
-def _joined(parts: list[Block]) -> Block:
+def joined(parts: list[Block]) -> Block:
+    """Blocks of the same nodes, one after the other."""
     if len(parts) == 1:
         return parts[0]
     weights = [part.weights for part in parts if part.weights is not None]

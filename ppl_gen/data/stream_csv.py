@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ppl_gen.data.csv_files import BLANK, without_blanks
+from ppl_gen.data.csv_files import BLANK, longer_than_header, without_blanks
 from ppl_gen.errors import DataError
 
 
@@ -40,6 +40,8 @@ def csv_chunks(
 ) -> Iterator[tuple[int, pd.DataFrame]]:
     """The row each chunk begins at, and the chunk: some columns, those in `text` as they are written.
 
+    Where all columns are read, a row with more cells than the header is refused; else see `refuse_longer_rows`.
+
     Raises:
         DataError: a line is not like the header; the lines are counted from 1.
 
@@ -50,8 +52,22 @@ def csv_chunks(
             while (frame := _next(frames)) is not None:
                 yield first, _cells(frame[read], text)
                 first += len(frame)
-    except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeError, OSError) as error:
-        raise DataError(f"{path}: not readable as CSV: {str(error).strip()}") from error
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        told = longer_than_header(path, _separator(path)) or str(error).strip()
+        raise DataError(f"{path}: not readable as CSV: {told}") from error
+    except (UnicodeError, OSError) as error:
+        raise DataError(f"{path}: not readable as CSV: {error}") from error
+
+
+def refuse_longer_rows(path: Path) -> None:
+    """Refuse a row with more cells than the header, blanks aside: pandas drops them where it reads some columns.
+
+    Raises:
+        DataError: naming the line and both counts.
+
+    """
+    if told := longer_than_header(path, _separator(path), blanks=False):
+        raise DataError(f"{path}: not readable as CSV: {told}")
 
 
 def _opened(path: Path, read: list[str], size: int, text: Collection[str]) -> Any:
@@ -60,7 +76,7 @@ def _opened(path: Path, read: list[str], size: int, text: Collection[str]) -> An
         return pd.read_csv(
             path,
             sep=_separator(path),
-            usecols=read,
+            usecols=None if read == csv_header(path) else read,
             dtype={name: str for name in read if name in text},
             chunksize=size,
             low_memory=False,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ppl_gen.data.checks import equal_lengths
 from ppl_gen.data.csv_files import read_csv
 from ppl_gen.data.sources import Chunk, Place, Rows, Source
-from ppl_gen.data.stream_csv import csv_chunks, csv_header
+from ppl_gen.data.stream_csv import csv_chunks, csv_header, refuse_longer_rows
 from ppl_gen.declare.declared import nearest
 from ppl_gen.errors import DataError
 
@@ -131,6 +131,12 @@ class Csv(Source):
     def keeping(self, text: Iterable[str]) -> Csv:
         """The same files, these columns read as text."""
         return replace(self, text=self.text | frozenset(text))
+
+    def check_widths(self) -> None:
+        """Refuse rows longer than the header, which pandas does by itself only where it reads all columns."""
+        for path in self.paths:
+            if self.columns is not None and {*self.columns} != {*csv_header(path)}:
+                refuse_longer_rows(path)
 
     def chunks(self, order: np.random.Generator | None = None) -> Generator[Chunk]:
         """Data frames; types are inferred chunk by chunk. Only whole files can be read out of order."""

@@ -15,7 +15,7 @@ from ppl_gen.data import weights as weighting
 from ppl_gen.data.columns import Need
 from ppl_gen.data.levels import distinct, learn_levels, oddities
 from ppl_gen.data.raw import Raw
-from ppl_gen.data.reading import check_width, checked_numbers, read_table
+from ppl_gen.data.reading import check_width, checked_numbers, discrete_nodes, read_table
 from ppl_gen.data.schema import Level, Schema
 from ppl_gen.data.sizes import Claim, Sizes, declared_sizes, is_scalar, settle
 from ppl_gen.data.sources import LARGEST_TABLE, Place, Rows, Source
@@ -66,6 +66,8 @@ def stream_table(source: Source, spec: Spec, *, weights: str | None = None) -> S
     """
     layout = layout_of(source, spec, weights)
     narrowed = narrowed_to(source, layout)
+    if isinstance(narrowed, Csv) and not narrowed.text:
+        narrowed.check_widths()
     found = _Survey(spec, layout)
     with closing(ahead(with_raws(narrowed, layout, spec))) as chunks:
         for chunk, raws, beside in chunks:
@@ -138,6 +140,7 @@ class _Survey:
                 arrays[name] = np.stack(cells, axis=1)
             else:
                 arrays[name] = checked_numbers(self.spec, name, raw)
+        checks.within_totals(self.spec, self.layout.columns, arrays)
         self._add_holes(arrays, weights)
         self.n_rows += n_rows
         self.weight_sum += float(n_rows if weights is None else weights.sum())
@@ -203,6 +206,7 @@ class _Survey:
             tuple(notes),
             frozenset(self.holes),
             weights,
+            discrete_nodes(self.spec, arrays),
             source=source,
             convert=Conversion(self.spec, schema, self.layout),
             weight_sum=self.weight_sum,
@@ -232,6 +236,7 @@ class _Survey:
             centre={name: own[0] for name, own in moments.items()},
             spread={name: own[1] for name, own in moments.items()},
             partial=tuple(n for n in self.roles.observed if n in self.holes and n not in leaves),
+            holes=tuple(n for n in self.roles.observed if n in self.holes and n in leaves),
         )
 
     def _notes(self, schema: Schema) -> list[str]:

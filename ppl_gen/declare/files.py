@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import re
 from pathlib import Path
 from typing import NoReturn
@@ -32,11 +33,16 @@ def shipped_models() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def read_spec(source: str | Path) -> Spec:
+def read_spec(
+    source: str | Path, *, trust: bool = False, nets: collections.abc.Mapping[str, object] | None = None
+) -> Spec:
     r"""Read a declaration from a file, a shipped model, or a YAML text.
 
     Args:
         source: a path; the name of a shipped model; or the YAML itself, known by its line breaks.
+        trust: whether the text may name code of its own to be run, as `Net("package.module:name", z)` does.
+        nets: what to take for a `Net` in place of what it names: its label in the text → a module, or a function
+            that makes one. These need no trust.
 
     Returns:
         The declaration, with every rule checked that needs no data.
@@ -53,7 +59,7 @@ def read_spec(source: str | Path) -> Spec:
 
     """
     if isinstance(source, str) and "\n" in source:
-        return _Reader(Source(source, "<text>")).spec()
+        return _Reader(Source(source, "<text>"), trust, nets).spec()
     path = _found(source)
     try:
         if path.stat().st_size > 4 * MAX_TEXT:  # a character is at most four bytes
@@ -63,7 +69,7 @@ def read_spec(source: str | Path) -> Spec:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    return _Reader(Source(text, str(source))).spec()
+    return _Reader(Source(text, str(source)), trust, nets).spec()
 
 
 def write_spec(spec: Spec, path: str | Path | None = None) -> str:
@@ -114,8 +120,10 @@ def _found(source: str | Path) -> Path:
 class _Reader:
     """One source: its tree, and where each entry of each section stands in it."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(
+        self, source: Source, trust: bool, nets: collections.abc.Mapping[str, object] | None
+    ) -> None:
+        self.source, self.trust, self.nets = source, trust, nets
         self.keys: dict[str, Scalar] = {}
         self.entries: dict[str, dict[str, tuple[Scalar, Tree]]] = {}
 
@@ -175,7 +183,7 @@ class _Reader:
             self.source.fail(f"{name!r} has nothing written after it", key.start, section=title, node=name)
         text, start = self.written(tree)
         try:
-            return parse_entry(text)
+            return parse_entry(text, trust=self.trust, nets=self.nets)
         except NotationError as error:
             offset = tree.start
             if start is not None:

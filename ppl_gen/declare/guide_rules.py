@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ppl_gen.declare import scope
@@ -16,6 +17,25 @@ if TYPE_CHECKING:
 
 # The joint table of a vector of discrete latents is enumerated, so it has to stay small.
 MAX_TABLE = 10_000
+
+
+def check_model_only(model: Mapping[str, Entry]) -> None:
+    """Refuse what stands in a guide alone.
+
+    Raises:
+        SpecError: naming the entry.
+
+    """
+    for name, entry in model.items():
+        if isinstance(entry, Node) and entry.guide_only:
+            raise SpecError(
+                f"{name!r} is {entry}, and a {entry.family} stands in a guide alone, in the place of a posterior; "
+                f"write it under guide:, and the model's own family here, as Normal({entry.width or '...'}, loc=0, "
+                "scale=1)",
+                section="model",
+                node=name,
+                word=entry.family,
+            )
 
 
 def check_guide(spec: Spec) -> None:

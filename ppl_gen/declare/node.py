@@ -38,6 +38,8 @@ class Node(Declared):
     bounds: ClassVar[dict[str, tuple[float, float]]] = {}
     # A density in NumPy, of a family that is not the library's own.
     log_density: ClassVar[Callable[..., Any] | None] = None
+    # Whether it stands in a guide alone.
+    guide_only: ClassVar[bool] = False
     dim: int | tuple[int, ...] | None
 
     def __init_subclass__(cls) -> None:
@@ -56,6 +58,11 @@ class Node(Declared):
                 check_parameter(term, constraint, self.dim, self._axis(name))
             except SpecError as error:
                 raise SpecError(f"{self.family}'s {name} {error}", word=name) from None
+
+    @property
+    def own_axes(self) -> dict[str, tuple[int, ...]]:
+        """The axes of parameters that are not one number for each of the node's dimensions."""
+        return {}
 
     def _axis(self, parameter: str) -> int | None:
         """The number of categories where this parameter has one number for each."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, ClassVar
 
-from ppl_gen.declare import continuous, counts, positive
+from ppl_gen.declare import continuous, counts, flow, positive
 from ppl_gen.declare.arguments import Levels, NotYet, Size
 from ppl_gen.declare.continuous import MultivariateNormal, MultivariateStudentT, Normal, StudentT
 from ppl_gen.declare.counts import Bernoulli, Binomial, Categorical, NegativeBinomial, Poisson
 from ppl_gen.declare.declared import declared
+from ppl_gen.declare.flow import Flow
 from ppl_gen.declare.node import Node, Support
 from ppl_gen.declare.positive import Exponential, Gamma, LogNormal
 from ppl_gen.declare.priors import PRIORS
@@ -27,6 +28,7 @@ __all__ = [
     "Binomial",
     "Categorical",
     "Exponential",
+    "Flow",
     "Gamma",
     "Input",
     "LogNormal",
@@ -66,12 +68,10 @@ class Input(Node):
 
 
 NODES: dict[str, type[Node]] = {
-    name: vars(home)[name] for home in (continuous, positive, counts) for name in home.__all__
+    name: vars(home)[name] for home in (continuous, positive, counts, flow) for name in home.__all__
 } | {"Input": Input}
 
 # Words of the language that a later version gives a meaning.
-RESERVED: frozenset[str] = frozenset(
-    {"Beta", "Conv", "Dirichlet", "Lag", "Multinomial", "Net", "Ordinal", "Uniform"}
-)
+RESERVED: frozenset[str] = frozenset({"Beta", "Dirichlet", "Lag", "Multinomial", "Ordinal", "Uniform"})
 # What no entry of a model can be called; families of the user's own are added (`program.own`).
 WORDS: set[str] = {*NODES, *TERMS, *PRIORS, *RESERVED}

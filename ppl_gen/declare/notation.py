@@ -11,9 +11,11 @@ import ast
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ppl_gen.declare.declared import nearest
+from ppl_gen.declare.networks import net_of_text
 from ppl_gen.declare.nodes import NODES, RESERVED, WORDS, Node
 from ppl_gen.declare.priors import PRIORS
 from ppl_gen.declare.terms import TERMS, Name, Sum, Term
@@ -22,7 +24,8 @@ from ppl_gen.errors import SpecError
 MAX_TEXT = 10_000
 MAX_DEPTH = 50
 # Normal and the like are nodes first: where a prior is expected, a node of numbers is read as the prior.
-ENTRY_WORDS: dict[str, Callable[..., Any]] = {**PRIORS, **NODES, **TERMS}
+# A Net in a text names code: without trust it is refused.
+ENTRY_WORDS: dict[str, Callable[..., Any]] = {**PRIORS, **NODES, **TERMS, "Net": net_of_text}
 
 
 class NotationError(SpecError):
@@ -57,8 +60,13 @@ def parse(text: str, words: Mapping[str, Callable[..., Any]]) -> Any:
     return _Reader(text, words).read()
 
 
-def parse_entry(text: str) -> Node | Term:
+def parse_entry(text: str, *, trust: bool = False, nets: Mapping[str, object] | None = None) -> Node | Term:
     """Read one node or term.
+
+    Args:
+        text: at most 10 000 characters.
+        trust: whether a `Net` may name code to be imported.
+        nets: what to take for a `Net` of that label, in place of what it names.
 
     Raises:
         NotationError: with line and column in the text.
@@ -74,7 +82,8 @@ def parse_entry(text: str) -> Node | Term:
         raise NotationError(
             f"{word} is a prior, as in Free(prior={word}(...)){later}", line=1, column=1, word=word
         )
-    entry = parse(text, ENTRY_WORDS)
+    net = partial(net_of_text, trust=trust, nets=nets)
+    entry = parse(text, ENTRY_WORDS | {"Net": net})
     if not isinstance(entry, Node | Term):
         raise NotationError(f"{_cut(text)} is no node and no term, as Normal(2) or By(z)", line=1, column=1)
     return entry

@@ -104,6 +104,41 @@ def latent_class(k: int) -> Spec:
     return Spec(model={"z": Categorical(k), "x": Categorical(probs=By("z"))})
 
 
+def factor_analysis(k: int) -> Spec:
+    """Factor analysis: x = W z + b + noise, z ~ N(0, I_k), each column with its own noise (E1); exact EM.
+
+    Args:
+        k: the number of factors; the columns come from the data.
+
+    Example:
+        >>> print(factor_analysis(2))
+        model:
+          z: Normal(2, loc=0, scale=1)
+          x: Normal(loc=Linear(z), scale=Free())
+        <BLANKLINE>
+
+    """
+    return Spec(
+        model={"z": Normal(k, loc=0, scale=1), "x": Normal(loc=Linear("z"), scale=Free())},
+    )
+
+
+def probabilistic_pca(k: int) -> Spec:
+    """Probabilistic PCA: factor analysis with one noise variance for all columns (E1); in closed form.
+
+    Args:
+        k: the number of components; the columns come from the data.
+
+    Example:
+        >>> probabilistic_pca(2).model["x"]
+        Normal(loc=Linear(z), scale=Free(dim=1))
+
+    """
+    return Spec(
+        model={"z": Normal(k, loc=0, scale=1), "x": Normal(loc=Linear("z"), scale=Free(dim=1))},
+    )
+
+
 def vae(latent: int, hidden: Sequence[int] = (256,), likelihood: str = "normal") -> Spec:
     """A variational autoencoder: z ~ N(0, I), x given z through a network; the guide is derived (F8, F9).
 

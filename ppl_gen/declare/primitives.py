@@ -74,7 +74,8 @@ def as_term(value: object) -> Term:
         if isinstance(value, numbers.Real | list | tuple) and not isinstance(value, bool):
             raise SpecError(str(error).removeprefix("Value's value ")) from None
         kinds = (
-            "a number, a list of numbers, Free(), By(...), Linear(...), MLP(...), a name or a sum of these"
+            "a number, a list of numbers, Free(), By(...), Linear(...), MLP(...), Conv(...), Net(...), a name or "
+            "a sum of these"
         )
         raise SpecError(f"must be {kinds}, got {shown(value)}") from None
 

@@ -7,8 +7,9 @@ from typing import TypeAlias
 
 from ppl_gen.declare.arguments import identifier
 from ppl_gen.declare.declared import nearest
+from ppl_gen.declare.images import check_convolution, image_of
 from ppl_gen.declare.nodes import WORDS, Input, Node
-from ppl_gen.declare.terms import MLP, By, Linear, Name, Sum, Term
+from ppl_gen.declare.terms import MLP, By, Conv, Function, Name, Sum, Term
 from ppl_gen.errors import SpecError
 
 Entry: TypeAlias = Node | Term
@@ -132,7 +133,7 @@ def check_uses(name: str, entry: Entry, known: Entries, *, section: str) -> None
     """
     _check_total(name, entry, known, section)
     for part, in_sum in parts_of(entry):
-        categories = part.of if isinstance(part, By) else part.by if isinstance(part, Linear | MLP) else ()
+        categories = part.of if isinstance(part, By) else part.by if isinstance(part, Function) else ()
         for parent in categories:
             if not is_categorical(known[parent]):
                 raise SpecError(
@@ -142,7 +143,7 @@ def check_uses(name: str, entry: Entry, known: Entries, *, section: str) -> None
                     node=name,
                     word=parent,
                 )
-        values = part.of if isinstance(part, Linear | MLP) else part.parents() if in_sum else ()
+        values = part.of if isinstance(part, Function) else part.parents() if in_sum else ()
         for parent in values:
             if not _has_width(known[parent], known):
                 raise SpecError(
@@ -154,6 +155,20 @@ def check_uses(name: str, entry: Entry, known: Entries, *, section: str) -> None
                 )
         if isinstance(part, Name):
             _check_bare(name, entry, part.name, known, section)
+    _check_convolutions(name, entry, known, section)
+
+
+def _check_convolutions(name: str, entry: Entry, known: Entries, section: str) -> None:
+    """Hold every Conv, also one that a name stands for, against the images at its ends."""
+    for parameter, term in terms_of(entry):
+        for part in term.terms if isinstance(term, Sum) else (term,):
+            found = known.get(part.name) if isinstance(part, Name) else part
+            if isinstance(found, Conv):
+                try:
+                    check_convolution(name, parameter, found, entry, known, as_node=isinstance(entry, Node))
+                except SpecError as error:
+                    error.section, error.node = section, name
+                    raise
 
 
 def is_categorical(entry: Entry) -> bool:
@@ -170,6 +185,8 @@ def _has_width(entry: Entry, known: Entries) -> bool:
         entry = known[entry.name]
     if isinstance(entry, Node | MLP):
         return True
+    if isinstance(entry, Conv):  # from an image to numbers, whose count the image settles
+        return any(image_of(getattr(known[parent], "dim", None)) for parent in entry.of)
     if isinstance(entry, Sum):
         return any(_has_width(part, known) for part in entry.terms)
     return getattr(entry, "dim", None) is not None

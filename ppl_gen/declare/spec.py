@@ -11,10 +11,10 @@ from pydantic import SkipValidation
 from ppl_gen.declare import scope
 from ppl_gen.declare.change import changed
 from ppl_gen.declare.declared import declared, nearest
-from ppl_gen.declare.guide_rules import check_guide, check_roles
+from ppl_gen.declare.guide_rules import check_guide, check_model_only, check_roles
 from ppl_gen.declare.nodes import Input, Node
 from ppl_gen.declare.scope import Entry
-from ppl_gen.declare.terms import MLP, By, Free, Linear, Term, Value
+from ppl_gen.declare.terms import By, Free, Function, Term, Value
 from ppl_gen.declare.yaml_text import format_spec
 from ppl_gen.errors import SpecError
 
@@ -70,6 +70,7 @@ class Spec:
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # completes the frozen value once, before anybody sees it
         set_field(self, "model", _entries(self.model, "model"))
+        check_model_only(self.model)
         scope.check_references(self.model)
         if not set(self.nodes) - set(self.inputs):
             raise SpecError("a model needs at least one node that is not an Input", section="model")
@@ -129,7 +130,7 @@ class Spec:
             for part, _ in scope.parts_of(entry):
                 if isinstance(part, By):
                     needed.update(part.of)
-                elif isinstance(part, Linear | MLP):
+                elif isinstance(part, Function):
                     needed.update(part.by)
         return node.k is not None or name in needed
 
@@ -145,6 +146,7 @@ class Spec:
 
         Example:
             >>> from ppl_gen.declare.nodes import Normal
+            >>> from ppl_gen.declare.terms import Linear
             >>> Spec(model=dict(z=Normal(1, loc=0, scale=1), x=Normal(2, loc=Linear("z")))).roles()
             Roles(observed=('x',), latent=('z',), inputs=())
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from pydantic import BeforeValidator
 
 from ppl_gen.declare.arguments import Activation, Categories, Flag, Hidden, NotYet, Parents, Size, Transform
 from ppl_gen.declare.declared import declared
+from ppl_gen.declare.networks import Conv, Net
 from ppl_gen.declare.primitives import (
     Free,
     Name,
@@ -35,9 +36,13 @@ __all__ = [
     "MLP",
     "TERMS",
     "By",
+    "Conv",
     "Free",
+    "Function",
     "Linear",
     "Name",
+    "Net",
+    "Network",
     "Parameter",
     "ParentsLike",
     "SizeLike",
@@ -201,4 +206,9 @@ class MLP(Term):
         return tuple(dict.fromkeys(self.of + self.by))
 
 
-TERMS: dict[str, type[Term]] = {cls.__name__: cls for cls in (Free, By, Linear, MLP, Sum)}
+Network: TypeAlias = MLP | Conv | Net
+Function: TypeAlias = (
+    Linear | Network
+)  # of the values of its parents, `of`, perhaps one for each category of `by`
+
+TERMS: dict[str, type[Term]] = {cls.__name__: cls for cls in (Free, By, Linear, MLP, Conv, Net, Sum)}

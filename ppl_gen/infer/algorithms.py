@@ -26,6 +26,21 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+Optimizer = torch.optim.Optimizer
+Scheduler = torch.optim.lr_scheduler.LRScheduler
+# Epochs of the run → optimiser → torch's scheduler, one step of it an epoch.
+SCHEDULES: dict[str, Callable[[int], Callable[[Optimizer], Scheduler]]] = {
+    "cosine": lambda epochs: lambda own: torch.optim.lr_scheduler.CosineAnnealingLR(own, epochs),
+    "linear": lambda epochs: lambda own: torch.optim.lr_scheduler.LinearLR(own, 1.0, 0.01, epochs),
+    "exponential": lambda epochs: (
+        lambda own: torch.optim.lr_scheduler.ExponentialLR(own, 0.01 ** (1 / epochs))
+    ),
+}
+OBJECTIVES = ("elbo", "iwae")
+KLS = ("sampled", "analytic")
+ON_NAN = ("stop", "recover")
+
+
 @dataclass(frozen=True)
 class EM:
     """Expectation–maximisation (F5–F7) with enumerated discrete latents.
@@ -45,7 +60,7 @@ class EM:
         keep: restarts that are run to their end.
         accelerate: extrapolate the steps of slow restarts (SQUAREM), wherever that does not lower the
             log-likelihood.
-        lowering: "eager", "traced" or "compiled"; "auto" traces.
+        lowering: "eager", "traced" or "compiled"; "auto" traces, and runs eagerly what cannot be recorded.
 
     Raises FitError for a value outside its range. References: Dempster, Laird & Rubin (1977); Biernacki, Celeux &
     Govaert (2003), https://doi.org/10.1016/S0167-9473(02)00163-9, on short runs; Varadhan & Roland (2008).
@@ -89,6 +104,29 @@ class SVI:
         optimizer: the name of one of torch's, or a function from an iterable of tensors to one, as
             `lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)`; `learning_rate` goes to a named one.
         lowering: "eager", "traced" or "compiled"; "auto" compiles runs long enough to repay it.
+        objective: "elbo", or "iwae": the importance-weighted bound of `particles` draws (E3).
+        kl: "sampled" as the deck's F9.4, or "analytic": in closed form where Pyro has one for the pair of
+            families; the same expectation, a smaller variance.
+        beta: what the Kullback–Leibler part of the ELBO counts (Higgins et al. 2017); 1 is the bound itself.
+        warm_up: epochs over which β climbs to that from 0, step by step.
+        free_bits: nats for a dimension of a latent below which its part of the bound draws no gradient
+            (Kingma et al. 2016).
+        clip_norm: the longest gradient of the mean bound over a batch, by its Euclidean norm; None: any.
+        weight_decay: added to the gradient as this times the parameters, as torch's Adam does; a named
+            optimizer gets it as its own `weight_decay`.
+        schedule: of the learning rate, a step an epoch: "cosine" to 0, "linear" or "exponential" to a hundredth,
+            or a function from an optimiser to one of torch's schedulers. Default: constant.
+        on_nan: what follows a step whose bound or gradient is not finite, which moves nothing: "stop" ends the run;
+            "recover" goes back to where the epoch with the highest ELBO so far began and halves the learning
+            rate from there on, at most ten times in a run. Either way the notes name the first site that was
+            not finite, with the ranges of its parameters and parents.
+        patience: the run ends once the ELBO has not risen for this many epochs in a row: the mean of its last
+            `window` epochs is above that of the `window` before by no more than two standard errors of their
+            difference, or by less than 1e-6 nats a row. None: all epochs are run.
+        window: epochs of those means.
+        validation: the share of the rows held out, drawn by the seed; their ELBO is taken after every epoch, with
+            the same draws each time, it is what `patience` watches, and the parameters of the best epoch are kept.
+            Without it `patience` keeps those of the epoch at which the mean of the last `window` was highest.
 
     Raises FitError for a value outside its range. Reference: Kingma & Welling (2014).
 
@@ -104,16 +142,49 @@ class SVI:
     particles: int = 1
     optimizer: Any = "adam"
     lowering: str = "auto"
+    objective: str = "elbo"
+    kl: str = "sampled"
+    beta: float = 1.0
+    warm_up: int = 0
+    free_bits: float = 0.0
+    clip_norm: float | None = None
+    weight_decay: float = 0.0
+    schedule: Any = None
+    on_nan: str = "stop"
+    patience: int | None = None
+    window: int = 10
+    validation: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "particles"):
             _whole("SVI", name, getattr(self, name), 1)
+        _whole("SVI", "warm_up", self.warm_up, 0)
         _positive("SVI", "learning_rate", self.learning_rate)
+        for name in ("beta", "free_bits", "weight_decay"):
+            _positive("SVI", name, getattr(self, name), zero=True)
+        if self.clip_norm is not None:
+            _positive("SVI", "clip_norm", self.clip_norm)
+        _choice("SVI", "objective", self.objective, OBJECTIVES)
+        _choice("SVI", "kl", self.kl, KLS)
+        _refuse_with_importance(self)
+        _choice("SVI", "on_nan", self.on_nan, ON_NAN)
+        if self.patience is not None:
+            _whole("SVI", "patience", self.patience, 1)
+        _whole("SVI", "window", self.window, 2)
+        _positive("SVI", "validation", self.validation, zero=True)
+        if self.validation >= 1:
+            raise FitError(
+                f"SVI: validation is a share of the rows, from 0 to below 1, not {self.validation!r}"
+            )
         _choice("SVI", "lowering", self.lowering, LOWERINGS)
         if isinstance(self.optimizer, str):
             _choice("SVI", "optimizer", self.optimizer, tuple(OPTIMIZERS))
         elif not callable(self.optimizer):
             raise FitError(f"SVI: optimizer must be a name or a function, not {self.optimizer!r}")
+        if isinstance(self.schedule, str):
+            _choice("SVI", "schedule", self.schedule, tuple(SCHEDULES))
+        elif self.schedule is not None and not callable(self.schedule):
+            raise FitError(f"SVI: schedule must be a name or a function, not {self.schedule!r}")
 
 
 @dataclass(frozen=True)
@@ -169,7 +240,7 @@ def described(algorithm: Algorithm) -> dict[str, Any]:
     """An algorithm as JSON: its name and options; what is no plain value is named by its type."""
     options = {f.name: getattr(algorithm, f.name) for f in fields(algorithm)}
     plain = {
-        key: value if isinstance(value, str | int | float) else f"<{type(value).__name__}>"
+        key: value if value is None or isinstance(value, str | int | float) else f"<{type(value).__name__}>"
         for key, value in options.items()
     }
     return {"name": type(algorithm).__name__, **plain}
@@ -178,6 +249,18 @@ def described(algorithm: Algorithm) -> dict[str, Any]:
 def _whole(owner: str, name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise FitError(f"{owner}: {name} must be a whole number from {least}, not {value!r}")
+
+
+def _refuse_with_importance(algorithm: SVI) -> None:
+    """The importance-weighted bound has no Kullback–Leibler part that could be weighed or floored."""
+    if algorithm.objective != "iwae":
+        return
+    if algorithm.particles < 2:
+        raise FitError("SVI: objective='iwae' wants particles of 2 or more; with 1 it is the ELBO")
+    asked = {"kl": "sampled", "beta": 1.0, "warm_up": 0, "free_bits": 0.0}
+    for name, plain in asked.items():
+        if getattr(algorithm, name) != plain:
+            raise FitError(f"SVI: {name}={getattr(algorithm, name)!r} goes with objective='elbo' only")
 
 
 def _positive(owner: str, name: str, value: Any, zero: bool = False) -> None:

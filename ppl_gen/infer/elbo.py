@@ -7,6 +7,7 @@ discrete sites are summed out exactly, as `TraceEnum_ELBO` does; the value at on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial, reduce
 from operator import add
 from typing import Any
@@ -73,10 +74,8 @@ class TraceableELBO(Trace_ELBO):
         with torch.no_grad():
             return float(self.differentiable_loss(model, guide, *args, **kwargs))
 
-    def _terms(
-        self, model: Half, guide: Half, args: Any, kwargs: Any
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...]]:
-        """Log p summed over the model's own discrete sites, log q, its discrete part, and that part's axes."""
+    def sites(self, model: Half, guide: Half, *args: Any, **kwargs: Any) -> Sites:
+        """The random sites of both traces, the guide's draws replayed in the model."""
         if self.num_particles > 1:
             model, guide = self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
         first = -1 - self.max_plate_nesting
@@ -85,18 +84,52 @@ class TraceableELBO(Trace_ELBO):
         )
         replayed = EnumMessenger()(poutine.replay(model, trace=guide_trace))
         model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
-        p, p_axes = _log_probs(model_trace)
-        q, q_axes = _log_probs(guide_trace)
-        log_p = sum_out(list(p.values()), [axis for name, axis in p_axes.items() if name not in q])
+        p, p_axes, p_laws = _log_probs(model_trace)
+        q, q_axes, q_laws = _log_probs(guide_trace)
+        return Sites(p, q, p_axes, q_axes, p_laws, q_laws)
+
+    def _terms(
+        self, model: Half, guide: Half, args: Any, kwargs: Any
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...]]:
+        """Log p summed over the model's own discrete sites, log q, its discrete part, and that part's axes."""
+        sites = self.sites(model, guide, *args, **kwargs)
+        log_p = sum_out(list(sites.p.values()), sites.summed)
         zero = torch.zeros_like(log_p)
-        log_q = reduce(add, q.values(), zero)
-        weights = reduce(add, (q[name] for name in q_axes), zero)
+        log_q = reduce(add, sites.q.values(), zero)
+        weights = reduce(add, (sites.q[name] for name in sites.q_axes), zero)
         log_p, log_q, weights = torch.broadcast_tensors(log_p, log_q, weights)
-        return log_p, log_q, weights, tuple(q_axes.values())
+        return log_p, log_q, weights, tuple(sites.q_axes.values())
 
 
-def _log_probs(trace: Any) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Each random site's log-probabilities, and the axis of each enumerated one."""
+@dataclass(frozen=True)
+class Sites:
+    """The random sites of a model's and its guide's trace.
+
+    Args:
+        p: log-probabilities by site of the model, (…, N): particles and enumerated values on axes before the rows.
+        q: the same of the guide; its sites are in `p` too.
+        p_axes: the axis of each site that is enumerated, in the model or in the guide.
+        q_axes: of those, the guide's.
+        p_laws: the distributions.
+        q_laws: the same of the guide.
+
+    """
+
+    p: dict[str, Tensor]
+    q: dict[str, Tensor]
+    p_axes: dict[str, int]
+    q_axes: dict[str, int]
+    p_laws: dict[str, Any]
+    q_laws: dict[str, Any]
+
+    @property
+    def summed(self) -> list[int]:
+        """The axes that the model sums out: of the discrete sites that the guide does not name."""
+        return [axis for name, axis in self.p_axes.items() if name not in self.q]
+
+
+def _log_probs(trace: Any) -> tuple[dict[str, Tensor], dict[str, int], dict[str, Any]]:
+    """Each random site's log-probabilities, the axis of each enumerated one, and the distributions."""
     trace.compute_log_prob()
     sites = {
         name: site
@@ -108,7 +141,8 @@ def _log_probs(trace: Any) -> tuple[dict[str, Tensor], dict[str, int]]:
         for name, site in sites.items()
         if "_enumerate_dim" in site["infer"]
     }
-    return {name: site["log_prob"] for name, site in sites.items()}, axes
+    laws = {name: site["fn"] for name, site in sites.items()}
+    return {name: site["log_prob"] for name, site in sites.items()}, axes, laws
 
 
 def functional_pair(program: Program, state: State) -> tuple[Half, Half]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,20 +16,24 @@ from ppl_gen.infer.algorithms import EM
 from ppl_gen.infer.ending import conclude
 from ppl_gen.infer.enumeration import State, log_marginal
 from ppl_gen.infer.given import given_state
+from ppl_gen.infer.linear_gaussian import exact
+from ppl_gen.infer.linear_gaussian_run import run_linear_gaussian
 from ppl_gen.infer.run import Run
 from ppl_gen.infer.search import Search, work_of
 from ppl_gen.infer.status import interruptible
 from ppl_gen.infer.streaming import start_on_sample
-from ppl_gen.program.lowering import pyro_scope, threads_for
+from ppl_gen.program.lowering import How, pyro_scope, threads_for
 from ppl_gen.program.program import Program
 
 
 def run_em(program: Program, table: Table, algorithm: EM, *, seed: int = 0) -> Run:
-    """Fit a program whose latents are all discrete.
+    """Fit a program whose latents are all discrete, or all linear-Gaussian.
 
     The objective, log-likelihood plus log prior, never falls from one step to the next (F6). Returns the best
     restart, its classes in order of decreasing weight.
     """
+    if exact(program):
+        return run_linear_gaussian(program, table, algorithm, start_given(program, algorithm.init))
     original = {path: value.clone() for path, value in program.state_dict().items()}
     given, notes = start_given(program, algorithm.init), []
     if isinstance(table, StreamedTable) and (reason := networks.obstacle(program)) is not None:
@@ -40,11 +44,11 @@ def run_em(program: Program, table: Table, algorithm: EM, *, seed: int = 0) -> R
         given, note = start_on_sample(table, lambda sample: run_em(program, sample, algorithm, seed=seed))
         notes.append(note)
     _validate(program, table, original)
-    how = "traced" if algorithm.lowering == "auto" else algorithm.lowering
+    how = cast(How, algorithm.lowering)
     count = 1 if given is not None or not program.enumerated else algorithm.restarts
     work = count * work_of(program, table)
     with torch.no_grad(), threads_for(work), interruptible() as interrupt:
-        search = Search(program, table, algorithm, original, given, how, seed, interrupt)  # type: ignore[arg-type]
+        search = Search(program, table, algorithm, original, given, how, seed, interrupt)
         search.run()
         run = conclude(search)
         return replace(run, notes=(*notes, *run.notes))

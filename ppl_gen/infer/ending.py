@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ppl_gen.infer import modes, newton
+from ppl_gen.infer.coordinates import at_an_end
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.lanes import Lanes
 from ppl_gen.infer.ordering import by_decreasing_weight
@@ -93,7 +94,7 @@ def _status(search: Search, lanes: Lanes, best: int, any_regular: bool, at_edge:
 
 
 def _edges(search: Search, point: Tensor) -> list[str]:
-    """Learned probabilities at 0 or 1, by node."""
+    """Learned probabilities at 0 or 1, and other numbers at an end of their range, by node."""
     found = []
     state = search.coordinates.measured_state(point)
     for name, draw in search.program.generative.draws.items():
@@ -105,6 +106,27 @@ def _edges(search: Search, point: Tensor) -> list[str]:
             count = int(((table < AT_THE_EDGE) | (table > 1 - AT_THE_EDGE)).sum())
             if count and not alone:
                 found.append(f"{count} of {table.numel()} probabilities of {name} are at 0 or 1")
+    return found + _ends_of_ranges(search, point)
+
+
+def _ends_of_ranges(search: Search, point: Tensor) -> list[str]:
+    """Learned numbers at an end of the range that their family keeps them in, by node."""
+    found = []
+    state = search.coordinates.unflatten(point.unsqueeze(0))
+    for name, draw in search.program.generative.draws.items():
+        for key, (least, _) in draw.node.bounds.items():
+            slot = draw.slots[key]
+            path = f"generative.layers.{slot.layer}.table"
+            if path not in search.coordinates.shapes:
+                continue
+            low, high = at_an_end(draw, key, slot, state[path][0], search.table.total)
+            if low.any():
+                found.append(f"{low.sum()} of {low.size} {key} of {name} are at the least value, {least:g}")
+            if high.any():
+                found.append(
+                    f"{high.sum()} of {high.size} {key} of {name} are as good as infinite: the data tell this "
+                    "from a normal no more"
+                )
     return found
 
 

@@ -7,6 +7,7 @@ order to speak of.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from ppl_gen.program.layers import Constant, SumLayer, Table
 from ppl_gen.program.program import Program
 
 EDGE_ROWS = 1e-3  # a probability or rate is at the edge where it accounts for less of a row than this
+NEAR = 0.01  # share of a declared bound within which a parameter is at it
 FLOORED = 1e-7  # a variance at its floor, as a share of its column's
 
 FIXED, BOUNDARY, REFERENCE = "fixed", "boundary", "reference"
@@ -157,19 +159,27 @@ def at_the_edge(
 ) -> NDArray[np.bool_]:
     """Which predictors of a table lie at the edge of their parameter's space; `least` for probabilities, rates."""
     support, constraint = draw.node.support, slot.constraint.name
+    if key in draw.node.bounds:
+        low, high = draw.node.bounds[key]
+        working = slot.constraint.working(table)
+        return np.asarray(((working <= low * (1 + NEAR)) | (working >= high * (1 - NEAR))).numpy())
     if support == "category":
         return np.asarray((table.softmax(-1) < least).numpy())
-    if support == "boolean":
+    if support == "boolean" or (draw.node.family == "Binomial" and key in ("probs", "logits")):
         p = torch.sigmoid(table)
         return np.asarray(((p < least) | (p > 1 - least)).numpy())
     if support == "count" and key == "rate":
         return np.asarray((slot.constraint.working(table) < least).numpy())
     if support == "real" and draw.name in schema.spread and key in ("scale", "cov", "scale_tril"):
-        working, variance = slot.constraint.working(table), np.array(schema.spread[draw.name]) ** 2
+        # Standard deviations: variances of columns in units of 1e±200 are no numbers.
+        working, least_sd = (
+            slot.constraint.working(table),
+            math.sqrt(FLOORED) * np.array(schema.spread[draw.name]),
+        )
         if constraint in ("covariance", "lower_cholesky"):
-            pivots = (working.diagonal(dim1=-2, dim2=-1) ** 2).numpy()
-            floored = np.any(pivots <= FLOORED * variance, axis=-1, keepdims=True)
+            pivots = working.diagonal(dim1=-2, dim2=-1).numpy()
+            floored = np.any(pivots <= least_sd, axis=-1, keepdims=True)
             return np.broadcast_to(floored, tuple(table.shape))
-        limit = variance if table.shape[-1] == len(variance) else variance.max()
-        return np.asarray(working.numpy() ** 2 <= FLOORED * limit)
+        limit = least_sd if table.shape[-1] == len(least_sd) else least_sd.max()
+        return np.asarray(working.numpy() <= limit)
     return np.zeros(tuple(table.shape), dtype=bool)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ppl_gen.data.table import Table
 from ppl_gen.infer.enumeration import Rows, State, log_marginal
-from ppl_gen.infer.identified import BOUNDARY, Identified, identified
-from ppl_gen.infer.natural import leaves, natural_map, nested
+from ppl_gen.infer.identified import BOUNDARY, FIXED, REFERENCE, Identified, identified
+from ppl_gen.infer.natural import beyond_reach, leaves, natural_map, nested
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
 
@@ -24,9 +24,11 @@ Kind = Literal["observed", "sandwich"]
 KINDS = ("observed", "sandwich")
 
 CELLS = 4_000_000  # numbers of one intermediate result held at a time
+ROWS = 1_000  # of a block where only a few directions are looked at
 FLAT = 1e-10  # a curvature this small beside the largest, in scaled coordinates, is none
 MOVES = 1e-6  # share of a parameter's derivative along flat directions from which it is not identified
 UNIDENTIFIED = "not identified"
+NOT_BOUNDED = "not bounded by data"  # off to infinity, as where columns tell outcomes apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +43,7 @@ class Uncertainty:
         jacobian: of all natural parameters, end to end, by φ: (M, P).
         estimates: those natural parameters, (M,).
         status: (M,) "", or why a number has no error of its own: "fixed" by the declaration, "reference" of
-            the others, at the "boundary", "not identified".
+            the others, at the "boundary", "not identified", "not bounded by data".
         problem: None, or why there are no errors at all, in a sentence.
 
     """
@@ -62,11 +64,12 @@ class Uncertainty:
 
     @property
     def flat_errors(self) -> Array:
-        """Standard errors end to end, (M,): 0 where the declaration decides, NaN where nothing is known."""
+        """Standard errors end to end, (M,): 0 where the declaration decides, NaN where there is none to tell."""
         errors = np.sqrt(np.einsum("mp,pq,mq->m", self.jacobian, self.predictors, self.jacobian).clip(min=0))
-        unknown = np.isin(self.status, (BOUNDARY, UNIDENTIFIED))
         still = ~self.jacobian.any(1)
-        return np.where(unknown, np.nan, np.where(still, 0.0, errors))
+        decided = still & np.isin(self.status, (FIXED, REFERENCE))
+        unknown = np.isin(self.status, (BOUNDARY, UNIDENTIFIED, NOT_BOUNDED)) | (still & ~decided)
+        return np.where(unknown, np.nan, np.where(decided, 0.0, errors))
 
     @property
     def errors(self) -> dict[str, dict[str, Any]]:
@@ -136,6 +139,25 @@ def information_at(phi: Identified, table: Table, *, prior: bool = True) -> Arra
     return np.asarray((0.5 * (total + total.T)).numpy())
 
 
+def second_derivatives(phi: Identified, table: Table, directions: Array) -> Array:
+    """vᵀ I v of a few directions v (V, P), of the likelihood alone: (V,), each for a few gradients.
+
+    The second derivative of −Σ_d w_d log p(x_d) by t at φ + t v; no (P, P) matrix is held.
+    """
+    total, flat = np.zeros(len(directions)), phi.flat
+    along = torch.as_tensor(directions, dtype=torch.float64)
+
+    def likelihood(t: Tensor, v: Tensor, rows: Rows, weights: Tensor) -> Tensor:
+        return -(log_marginal(phi.program, phi.state(flat + t * v), rows) * weights).sum()
+
+    twice = torch.func.grad(torch.func.grad(likelihood))
+    start = torch.zeros((), dtype=torch.float64)
+    with pyro_scope():
+        for rows, weights in blocks(phi.program, table, ROWS):
+            total += [float(twice(start, v, rows, weights)) for v in along]
+    return total
+
+
 def scores(phi: Identified, table: Table) -> Array:
     """∇ log p(x_d) of each row in the identified predictors: (N, P)."""
     if not phi.count:
@@ -173,6 +195,9 @@ def uncertainty(program: Program, state: State, table: Table, kind: Kind = "obse
         ]
     )
     inverse, flat_directions, problem = pseudo_inverse(information, phi.names())
+    plain = np.sqrt(np.einsum("mp,pq,mq->m", jacobian, inverse, jacobian).clip(min=0))
+    loose = beyond_reach(phi.program.generative, program.schema, plain)
+    status = np.where(loose & (status == ""), NOT_BOUNDED, status)
     if kind == "sandwich" and problem is None:
         s = scores(phi, table)
         weights = np.ones(len(s)) if table.weights is None else table.weights

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-STEPS = 25  # of one climb
+STEPS = 12  # of one climb
 STEEP = 5e-4  # gradients below it count as small: networks have directions that lead nowhere, slowly
 MEMORY = 20  # pairs of changes that stand in for the Hessian
 ENOUGH = 0.1  # of the gradient's norm at the beginning: what is left to the next M-step
-HALVINGS = 25
+TRIALS = 8  # lengths along one direction
 ARMIJO = 1e-4
 PROBE = 1e-4  # length of the step that tells the first curvature
 
@@ -23,31 +23,38 @@ Pairs = list[tuple[Tensor, Tensor]]
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def climb(objective: Objective, start: Tensor, *, little: float) -> Tensor:
-    """Points (R, P) at which each row's objective is at least as high: L-BFGS with steps halved until they rise.
+def climb(objective: Objective, start: Tensor, *, little: float, memory: Pairs | None = None) -> Tensor:
+    """Points (R, P) at which each row's objective is at least as high: L-BFGS, its steps shortened until they rise.
+
+    Where no step along a row's direction rises, as at the kink of a rectifier, what is remembered of that row is
+    forgotten and the gradient tried; where that fails too, the row has arrived.
 
     Args:
         objective: (R, P) → (R,) and its gradient (R, P).
         start: (R, P).
         little: a rise that is not worth a move, where the gradient is small too.
+        memory: what earlier climbs of nearly the same objective found of its curvature; this one adds to it.
 
     """
-    point, pairs = start, Pairs()
+    point, pairs = start, Pairs() if memory is None else memory
     value, gradient = objective(point)
     first_value, first = value, gradient.norm(dim=1)
-    length = PROBE / first[:, None].clamp(min=1e-300)
-    _, beside = objective(point + length * gradient)
-    _remember(pairs, length * gradient, gradient - beside)
+    if not pairs:
+        length = PROBE / first[:, None].clamp(min=1e-300)
+        _, beside = objective(point + length * gradient)
+        _remember(pairs, length * gradient, gradient - beside)
     moving = gradient.isfinite().all(1) & (first > 0)
+    plain = torch.zeros_like(moving)
     for _ in range(STEPS):
         direction = _direction(pairs, gradient)
-        slope = (direction * gradient).sum(1)
-        uphill = slope > 0
-        direction = torch.where(uphill[:, None], direction, gradient)
-        slope = torch.where(uphill, slope, (gradient**2).sum(1))
-        taken, new_value, new_gradient = _risen(objective, point, value, gradient, direction, slope, moving)
+        curved = ((direction * gradient).sum(1) > 0) & ~plain
+        direction = torch.where(curved[:, None], direction, gradient)
+        taken, new_value, new_gradient = _risen(objective, point, value, gradient, direction, moving)
         _remember(pairs, taken - point, gradient - new_gradient)
-        moving = moving & (taken != point).any(1) & (new_gradient.norm(dim=1) > ENOUGH * first)
+        plain = moving & (taken == point).all(1)
+        if bool(plain.any()):
+            _forget(pairs, plain)
+        moving = moving & (curved | ~plain) & (new_gradient.norm(dim=1) > ENOUGH * first)
         point, value, gradient = taken, new_value, new_gradient
         if not bool(moving.any()):
             break
@@ -56,18 +63,15 @@ def climb(objective: Objective, start: Tensor, *, little: float) -> Tensor:
 
 
 def _risen(
-    objective: Objective,
-    point: Tensor,
-    value: Tensor,
-    gradient: Tensor,
-    direction: Tensor,
-    slope: Tensor,
-    moving: Tensor,
+    objective: Objective, point: Tensor, value: Tensor, gradient: Tensor, direction: Tensor, moving: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The points along the direction that rise enough, with value and gradient; those that find none stay."""
-    length = torch.ones_like(value)
+    """The points along the direction that rise enough, with value and gradient; those that find none stay.
+
+    After a failure the next length is where the parabola through what is known has its top.
+    """
+    slope, length = (direction * gradient).sum(1), torch.ones_like(value)
     best, best_value, best_gradient, open_ = point, value, gradient, moving
-    for _ in range(HALVINGS):
+    for _ in range(TRIALS):
         trial = torch.where(open_[:, None], point + length[:, None] * direction, best)
         trial_value, trial_gradient = objective(trial)
         sound = trial_value.isfinite() & trial_gradient.isfinite().all(1)
@@ -78,8 +82,16 @@ def _risen(
         open_ = open_ & ~good
         if not bool(open_.any()):
             break
-        length = length / 2
+        short = (value + slope * length - trial_value).clamp(min=1e-300)  # of what the slope promised
+        top = torch.where(sound, slope * length**2 / (2 * short), 0.0)
+        length = torch.maximum(torch.minimum(top, length / 2), length / 10)
     return best, best_value, best_gradient
+
+
+def _forget(pairs: Pairs, rows: Tensor) -> None:
+    """Drop what is remembered of the marked rows (R,)."""
+    kept = ~rows[:, None]
+    pairs[:] = [(torch.where(kept, change, 0.0), torch.where(kept, bend, 0.0)) for change, bend in pairs]
 
 
 def _remember(pairs: Pairs, change: Tensor, bend: Tensor) -> None:

@@ -11,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ppl_gen.data.schema import Schema
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.identified import BOUNDARY, FIXED, REFERENCE, Identified
 from ppl_gen.program.half import Half, Slot
 from ppl_gen.program.layers import Constant, LinearLayer, MLPLayer, Offset, SumLayer, Table
+
+REACH = 30.0  # error, for a column's standard deviation, of a logarithm of odds or rates that is no estimate
 
 Place = tuple[str | int, ...]
 
@@ -75,9 +78,18 @@ class Leaf:
         if self.constraint in ("covariance", "lower_cholesky"):
             at_edge = (own == BOUNDARY).any(-1)[..., None, None] if own.ndim else np.array(False)
             return np.broadcast_to(np.where(at_edge, BOUNDARY, "" if own.ndim else FIXED), shape)
-        if self.constraint == "simplex":  # all probabilities move where one logit stays
-            own = np.where(own == REFERENCE, "", own)
+        if self.constraint == "simplex" and own.ndim:
+            own = _of_simplex(own)
         return np.broadcast_to(own, shape)
+
+
+def _of_simplex(own: NDArray[np.str_]) -> NDArray[np.str_]:
+    """All probabilities move where one logit stays; what alone is left beside some at 0 is at 1, and does not."""
+    if own.shape[-1] == 1:
+        return np.full_like(own, FIXED)
+    inside = (own != BOUNDARY) & (own != FIXED)
+    alone = (own == BOUNDARY).any(-1, keepdims=True) & (inside.sum(-1, keepdims=True) == 1)
+    return np.where(inside & alone, BOUNDARY, np.where(own == REFERENCE, "", own))
 
 
 def leaves(half: Half) -> list[Leaf]:
@@ -133,18 +145,55 @@ def natural_map(half: Half) -> Callable[[State], Tensor]:
     return call
 
 
-def nested(half: Half, flat: NDArray[Any]) -> dict[str, dict[str, Any]]:
-    """Values end to end, in the shape of `Fit.parameters`; leading axes of `flat` (…, M) are kept."""
+def beyond_reach(half: Half, schema: Schema, errors: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which weights and biases on a logarithmic scale the data do not bound, by the errors of all numbers: (M,).
+
+    Columns that tell outcomes apart send weights to infinity, and where a fit stops on that way says nothing. A
+    bias counts where a weight beside it does: far from a column's middle its error alone may be large.
+    """
+    marks: list[NDArray[np.bool_]] = []
+    far: NDArray[np.bool_] = np.zeros(1, dtype=bool)
     found = leaves(half)
+    for leaf, own in zip(found, _parted(found, errors), strict=True):
+        mark = np.zeros(own.shape, dtype=bool)
+        logarithmic = leaf.slot.constraint.name != "real" or leaf.parameter == "logits"
+        if isinstance(leaf.layer, LinearLayer) and logarithmic:
+            if leaf.place[-1] == "weight":
+                mark = own * _spreads(leaf.layer, schema) > REACH
+                far = np.asarray(mark.any(-1))
+            elif leaf.layer.free_bias:
+                mark = (own > REACH) & far
+        marks.append(mark.reshape(-1))
+    return np.concatenate(marks)
+
+
+def _spreads(layer: LinearLayer, schema: Schema) -> NDArray[np.float64]:
+    """The standard deviation of each column that enters, 1 where there is none: (in,)."""
+    known = [
+        schema.spread[name]
+        if name not in schema.k and len(schema.spread.get(name, ())) == width
+        else (1.0,) * width
+        for name, width in zip(layer.inputs.names, layer.inputs.widths, strict=True)
+    ]
+    return np.concatenate([np.asarray(own, dtype=np.float64) for own in known])
+
+
+def _parted(found: list[Leaf], flat: NDArray[Any]) -> list[NDArray[Any]]:
+    """Numbers end to end (…, M), leaf by leaf."""
     shapes = [tuple(leaf.read().shape) for leaf in found]
     ends = np.cumsum([int(np.prod(shape, dtype=np.int64)) for shape in shapes])
     parts = np.split(flat, ends[:-1], axis=-1)
+    return [part.reshape((*flat.shape[:-1], *shape)) for shape, part in zip(shapes, parts, strict=True)]
+
+
+def nested(half: Half, flat: NDArray[Any]) -> dict[str, dict[str, Any]]:
+    """Values end to end, in the shape of `Fit.parameters`; leading axes of `flat` (…, M) are kept."""
+    found = leaves(half)
     tree: dict[str, dict[str, Any]] = {
         name: {key: _skeleton(half.layers[slot.layer]) for key, slot in draw.slots.items()}
         for name, draw in half.draws.items()
     }
-    for leaf, shape, part in zip(found, shapes, parts, strict=True):
-        value = part.reshape((*flat.shape[:-1], *shape))
+    for leaf, value in zip(found, _parted(found, flat), strict=True):
         below: Any = tree[leaf.node]
         steps = (leaf.parameter, *leaf.place)
         for step in steps[:-1]:

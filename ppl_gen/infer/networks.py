@@ -2,7 +2,7 @@
 
 The responsibilities of all rows are held fixed meanwhile: for each restart as many numbers as the nodes' densities
 have entries, N × K for a gate or an expert with K classes. Every point taken raises Q, so that the log-likelihood
-rises with it (F6).
+rises with it (F6): a few steps do, and what they learn of the curvature serves the next M-step.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_gen.data.table import Table
 from ppl_gen.infer import newton
 from ppl_gen.infer.enumeration import Rows, State, Step, evaluated_sites, latent_axes, marginals_of
-from ppl_gen.infer.lbfgs import Objective, climb
+from ppl_gen.infer.lbfgs import Objective, Pairs, climb
 from ppl_gen.infer.newton import Group
 from ppl_gen.infer.restarts import side_by_side
 from ppl_gen.program.families import in_standard_units
 from ppl_gen.program.lowering import How, Lowered, pyro_scope
 from ppl_gen.program.program import Program
 
+EVALUATIONS = 30  # of Q and its gradient in an M-step, as a rule
 LITTLE = 0.05  # nats, over all rows, below which an M-step is not worth a move
 
 
@@ -51,6 +53,7 @@ class Networks:
             for group in self.groups
         }
         self._prior = side_by_side(_log_prior(program), (0, 0))
+        self._curvature: dict[str, Pairs] = {}  # Q changes little from one M-step to the next
 
     def maximise(
         self,
@@ -77,11 +80,19 @@ class Networks:
         moved, regular = dict(new), torch.ones(len(next(iter(state.values()))), dtype=torch.bool)
         for group in self.groups:
             flat = torch.cat([state[path].flatten(1) for path in group.paths], 1)
-            flat = climb(self._q(group, state, expected), flat, little=LITTLE / self.rows)
+            memory = None if starts is not None else self._remembered(group, len(flat))
+            flat = climb(self._q(group, state, expected), flat, little=LITTLE / self.rows, memory=memory)
             moved |= _unflat(group, state, flat)
             sound = torch.func.vmap(partial(newton.regular, self.program, group, bounds=bounds))(moved)
             regular = regular & sound.cpu()
         return moved, regular
+
+    def _remembered(self, group: Group, restarts: int) -> Pairs:
+        """What the last M-steps of as many restarts have found of the group's curvature."""
+        found = self._curvature.setdefault(group.name, [])
+        if found and len(found[0][0]) != restarts:
+            found.clear()
+        return found
 
     def _q(self, group: Group, state: State, expected: Sequence[dict[str, Tensor]]) -> Objective:
         """The group's part of Q, with the log prior, a row on average: (R, P) → (R,) and its gradient (R, P)."""
@@ -101,6 +112,11 @@ class Networks:
             return value / self.rows, torch.cat([g.flatten(1) for g in gradient], 1) / self.rows
 
         return q
+
+
+def work_of(program: Program, table: Table) -> float:
+    """Multiplications of one M-step of one restart by L-BFGS; 0 for a program that has none."""
+    return 6.0 * EVALUATIONS * table.n_units * sum(group.size for group in newton.large_groups(program))
 
 
 def obstacle(program: Program) -> str | None:

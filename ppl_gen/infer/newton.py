@@ -28,6 +28,7 @@ FLAT = 1e-10  # curvature and promise a row of a direction that leads to infinit
 NOISE = (
     1e-16  # nats a row that all other directions promise when they have arrived: beyond, rounding moves them
 )
+TAKEN_ALONG = 0.01  # share of such a direction from which a parameter goes with it
 UNBOUNDED = "the data do not bound"  # how a note of such directions begins
 LONGEST = 1.0  # nats a row that a step may promise, lest it leave where the quadratic is any guide
 
@@ -200,14 +201,31 @@ def unbounded(program: Program, found: Mapping[str, Tensor]) -> list[str]:
     """Where the likelihood no longer changes with some parameters, in words; `found` are one state's statistics."""
     words = []
     for group in small_groups(program):
-        bend, count = found[f"{group.name}.hessian"].diagonal().abs(), found[f"{group.name}.count"]
-        flat = int((bend < 10 * FLAT * count).sum())
-        if flat:
+        loose = int(_along_flat(-found[f"{group.name}.hessian"], found[f"{group.name}.count"]).sum())
+        if loose:
             words.append(
-                f"{UNBOUNDED} {flat} of {group.size} parameters of {' and '.join(group.sites)}: outcomes "
-                "that the columns tell apart without error, a column of one value, or a class without rows"
+                f"{UNBOUNDED} {loose} of {group.size} parameters of {' and '.join(group.sites)}: outcomes "
+                "that the columns tell apart without error, in some rows or in all, a column of one value or one "
+                "that others make up, or a class without rows"
             )
     return words
+
+
+def _along_flat(information: Tensor, count: Tensor) -> Tensor:
+    """Which parameters (P,) a direction takes along that Q (P, P) does not bend in.
+
+    Quasi-separated rows leave every parameter some curvature: those that are not separated bend it. Only along a
+    direction of weight and intercept together, in which these stay as they are, is there none.
+    """
+    if not bool(information.isfinite().all()):
+        return torch.zeros(len(information), dtype=torch.bool)
+    unit = information.diagonal().abs().sqrt()
+    unit = torch.where(unit > 0, unit, 1.0)
+    curvature, axes = torch.linalg.eigh(information / (unit.unsqueeze(-1) * unit))
+    lengths = (axes / unit.unsqueeze(-1)) ** 2  # along each axis, in the parameters' own units
+    flat = curvature.abs() / lengths.sum(0) < 10 * FLAT * count
+    shares = lengths[:, flat] / lengths[:, flat].sum(0)
+    return (shares > TAKEN_ALONG).any(1)
 
 
 def _parts(group: Group, state: State, flat: Tensor) -> State:

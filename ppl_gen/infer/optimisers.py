@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
+from inspect import Parameter, signature
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppl_gen.infer.algorithms import OPTIMIZERS, SVI
+from ppl_gen.errors import FitError
+from ppl_gen.infer.algorithms import OPTIMIZERS, SCHEDULES, SVI
 from ppl_gen.infer.enumeration import State
 
 Memory = dict[str, Tensor]
+
+CHOICES = (
+    f"take one of {', '.join(OPTIMIZERS)}, or a function from parameters to an optimiser that steps on gradients, "
+    "as lambda p: torch.optim.SGD(p, lr=0.1)"
+)
 
 
 class Layout:
@@ -50,20 +60,88 @@ def adam(flat: Tensor, gradient: Tensor, memory: Memory, rate: Tensor) -> tuple[
     return moved, {"mean": mean, "square": square, "step": step}
 
 
+class Schedule:
+    """The learning rate of each epoch, by torch's schedulers.
+
+    Args:
+        algorithm: names the schedule, or gives a function from an optimiser to a scheduler.
+        optimiser: whose rate it is; None: one of its own, of which only the rate is read.
+
+    """
+
+    def __init__(self, algorithm: SVI, optimiser: torch.optim.Optimizer | None = None) -> None:
+        self._optimiser = optimiser or torch.optim.SGD([torch.zeros(1)], lr=algorithm.learning_rate)
+        named = algorithm.schedule
+        make = SCHEDULES[named](algorithm.epochs) if isinstance(named, str) else named
+        self._scheduler = None if make is None else make(self._optimiser)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate now."""
+        return float(self._optimiser.param_groups[0]["lr"])
+
+    def step(self, elbo: float) -> None:
+        """To the next epoch; a scheduler that watches a loss is told −ELBO."""
+        if self._scheduler is None:
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # that its optimiser has not stepped, which moves no parameter here
+            if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                self._scheduler.step(-elbo)
+            else:
+                self._scheduler.step()
+
+
 class TorchOptimiser:
-    """Any torch optimiser, holding the parameters in their own shapes."""
+    """Any torch optimiser that steps on a gradient it is given, holding the parameters in their own shapes.
+
+    Raises:
+        FitError: the user's function makes none, or one that evaluates the loss itself, as L-BFGS does.
+
+    """
 
     def __init__(self, algorithm: SVI, layout: Layout, flat: Tensor) -> None:
         self.layout = layout
         self.leaves = {path: value.clone() for path, value in layout.unflatten(flat).items()}
         leaves, named = list(self.leaves.values()), algorithm.optimizer
-        self.optimiser: torch.optim.Optimizer = (
-            OPTIMIZERS[named](leaves, lr=algorithm.learning_rate) if isinstance(named, str) else named(leaves)
+        options: dict[str, float] = {"lr": algorithm.learning_rate}
+        if algorithm.weight_decay:
+            options["weight_decay"] = algorithm.weight_decay
+        self.optimiser = (
+            OPTIMIZERS[named](leaves, **options) if isinstance(named, str) else _made(named, leaves)
         )
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """Move along the gradient of the loss; the parameters afterwards, flat."""
         for path, part in self.layout.unflatten(gradient).items():
             self.leaves[path].grad = part.clone()
-        self.optimiser.step()
+        try:
+            self.optimiser.step()
+        except (RuntimeError, TypeError) as error:
+            raise FitError(
+                f"SVI: {type(self.optimiser).__name__} fails on its step: {error}; {CHOICES}"
+            ) from error
         return self.layout.flatten(self.leaves)
+
+
+def _made(function: Callable[..., Any], leaves: list[Tensor]) -> torch.optim.Optimizer:
+    """What a user's function makes of the parameters, if it is an optimiser that needs nothing but gradients."""
+    try:
+        found = function(leaves)
+    except (TypeError, ValueError) as error:
+        raise FitError(
+            f"SVI: the optimizer's function fails on the parameters: {error}; {CHOICES}"
+        ) from error
+    if not isinstance(found, torch.optim.Optimizer):
+        raise FitError(
+            f"SVI: the optimizer's function gives {found!r}, which is no torch optimiser; {CHOICES}"
+        )
+    closure = signature(type(found).step).parameters.get("closure")
+    if closure is not None and closure.default is Parameter.empty:
+        raise FitError(
+            f"SVI: {type(found).__name__} evaluates the loss several times a step, by a closure; minibatches and "
+            f"draws give it another loss each time. {CHOICES[0].upper()}{CHOICES[1:]}"
+        )
+    return found

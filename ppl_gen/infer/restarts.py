@@ -24,19 +24,37 @@ LEVEL_STEPS = 200  # steps in a row without a rise that rounding would let us se
 
 
 def side_by_side(step: Step, in_dims: tuple[int | None, ...]) -> Callable[..., Any]:
-    """A step over a leading restart axis of the arguments marked 0; one restart alone runs as it is."""
-    batched = torch.func.vmap(step, in_dims)
+    """A step over a leading restart axis of the arguments marked 0; those that vmap cannot batch run one by one."""
+    batched, divided = torch.func.vmap(step, in_dims), list[bool]()
 
-    def run(*args: Any) -> Any:
-        if len(next(iter(args[0].values()))) > 1:
-            return batched(*args)
-        alone = [
-            pytree.tree_map(lambda leaf: leaf.squeeze(0), arg) if dim == 0 else arg
+    def alone(row: int, args: tuple[Any, ...]) -> Any:
+        own = [
+            pytree.tree_map(lambda leaf: leaf[row], arg) if dim == 0 else arg
             for arg, dim in zip(args, in_dims, strict=True)
         ]
-        return pytree.tree_map(lambda leaf: leaf.unsqueeze(0), step(*alone))
+        return pytree.tree_map(lambda leaf: leaf.unsqueeze(0), step(*own))
+
+    def run(*args: Any) -> Any:
+        count = len(next(iter(args[0].values())))
+        if count == 1:
+            return alone(0, args)
+        if not divided:
+            try:
+                return batched(*args)
+            except ValueError as error:  # Pyro wraps what a family of the user's own says
+                if not cannot_batch(error):
+                    raise
+                divided.append(True)
+        return pytree.tree_map(lambda *rows: torch.cat(rows), *[alone(row, args) for row in range(count)])
 
     return run
+
+
+def cannot_batch(error: BaseException | None) -> bool:
+    """Whether a step does different operations for different values, so that restarts have to go one by one."""
+    while error is not None and not str(error).startswith("vmap:"):
+        error = error.__cause__
+    return error is not None
 
 
 class Restarts:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ppl_gen.infer import newton
+from ppl_gen.infer import linear_gaussian, newton
 from ppl_gen.infer.algorithms import EM, SVI, Algorithm
 from ppl_gen.infer.obstacles import m_step_obstacle
 from ppl_gen.program.program import Program
 
 
 def route(program: Program) -> tuple[Algorithm, str]:
-    """EM where every latent is discrete, else SVI; with the reason, for the user.
+    """EM where every latent is discrete or every one linear-Gaussian, else SVI; with the reason, for the user.
 
     Example:
         >>> from ppl_gen.program.program import compile_spec
@@ -17,9 +17,13 @@ def route(program: Program) -> tuple[Algorithm, str]:
         'EM: every latent is discrete and every M-step has a closed form'
 
     """
+    other = linear_gaussian.obstacle(program)
+    if other is None:
+        named = ", ".join(f"{name} = {program.spec.model[name]}" for name in program.continuous)
+        return EM(), f"EM: every latent is linear-Gaussian ({named})"
     reason = em_obstacle(program)
     if reason is not None:
-        return SVI(), f"SVI: {reason}"
+        return SVI(), f"SVI: {reason}" + (f", and {other}" if program.continuous else "")
     if not program.enumerated:
         maximum = "the posterior's maximum" if any(True for _ in program.priors) else "maximum likelihood"
         found = f"EM: the model has no latent, so EM is {maximum}"
@@ -42,7 +46,10 @@ def newton_reason(program: Program) -> str | None:
 
 
 def em_obstacle(program: Program) -> str | None:
-    """Why EM cannot fit this program, or None."""
+    """Why EM over the values of discrete latents cannot fit this program, or None.
+
+    Where every latent is linear-Gaussian EM is another one: see `linear_gaussian.obstacle`.
+    """
     if program.continuous:
         return f"'{program.continuous[0]}' is a continuous latent"
     if program.recognition.draws:

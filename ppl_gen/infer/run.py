@@ -44,6 +44,7 @@ class Run:
             refused.
         remaining: Aitken's estimate of the log-likelihood's rise still to come, in nats.
         floored: columns whose variance is held at its floor.
+        held_out: the ELBO of SVI's held-out rows after each epoch, in nats summed over them.
 
     """
 
@@ -61,3 +62,4 @@ class Run:
     floored: tuple[str, ...] = ()
     finished: int = 1
     reseeded: int = 0
+    held_out: tuple[float, ...] = ()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_gen.data.table import Table
+from ppl_gen.infer import networks
 from ppl_gen.infer.algorithms import EM
 from ppl_gen.infer.coordinates import Coordinates
 from ppl_gen.infer.engine import Engine, Statistics, sizes
@@ -27,7 +28,7 @@ RESEEDS = 3  # times that one restart begins anew, from other rows, where a comp
 STRIDE = 7919  # between the seeds of one fit's draws
 SAMPLE = 5_000  # rows that the short runs see of a table with more than twice as many,
 ROWS_A_NUMBER = 10  # or as many as this for each number that the classes' features have
-NARROW_WORK = 2e6  # multiplications of a step below which a smaller batch saves less than its graph costs
+NARROW_WORK = 2e5  # multiplications of a step below which a smaller batch saves less than its graph costs
 
 
 class Search:
@@ -120,7 +121,7 @@ class Search:
     def _narrow(self) -> None:
         """A smaller batch once half of it has ended, where the work saved is worth another graph."""
         left = int(self.restarts.active.sum())
-        work = self.work * len(self.restarts.members)
+        work = (self.work + networks.work_of(self.program, self.on)) * len(self.restarts.members)
         if left and 2 * left <= len(self.restarts.members) and work > NARROW_WORK:
             self.restarts.narrow(self.restarts.active)
 

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from ppl_gen.data.table import Table
 from ppl_gen.declare.terms import MLP, Linear, Sum
+from ppl_gen.infer.declared_order import rearranged, relabelled
+from ppl_gen.infer.outliers import HEAVY, OUTLYING, inside, within_fences
 from ppl_gen.program.constraints import floored_log
 from ppl_gen.program.program import Program
 
 SEED_ROWS = 10_000  # k-means++ looks at this many rows at most
 SOFTNESS = 0.05  # share of a row spread over all classes, so that none starts at probability 0
+POWERS = (1.0, 0.5, 0.0)  # of how far inside a row is, by which it counts in the three kinds of restarts
 MOST_CLUSTERS = 256  # joint states of the latents above which rows are no longer clustered
 
 
@@ -29,6 +32,7 @@ class Starts:
     """
 
     def __init__(self, program: Program, table: Table, init: str, restarts: int, seed: int) -> None:
+        self.program, self.table = program, table
         self.random = torch.Generator().manual_seed(seed)
         draws = [program.generative.draws[name] for name in program.enumerated]
         self.sizes = [math.prod(draw.sizes.levels) for draw in draws]
@@ -36,14 +40,14 @@ class Starts:
         self.dtype = program.dtype
         joint = math.prod(self.sizes)
         self.labels: Tensor | None = None
+        self.inside: Tensor | None = None
         if resolve_init(program, init) != "random-responsibilities" and 1 < joint <= MOST_CLUSTERS:
-            points, seen = cluster_points(program, table)
-            counts = None if table.weights is None else torch.tensor(table.weights / table.weights.max())
-            centres = [self._centres(points, seen, counts, joint, init) for _ in range(restarts)]
+            self.inside = inside(program, table)
+            known = None
             if len(draws) == 1 and draws[0].name in table.holes and draws[0].sizes.scalar:
-                known = _known_centres(points, torch.from_numpy(table.arrays[draws[0].name]), joint)
-                centres = [_agreeing(own, known) for own in centres]
-            self.labels = torch.stack([_distances(points, seen, own).argmin(1) for own in centres])
+                known = torch.from_numpy(table.arrays[draws[0].name])
+            labels = self._clustered(program, table, init, joint, known)
+            self.labels = relabelled(program, table, labels)
 
     def block(self, start: int, stop: int) -> Tensor:
         """(R, …enumerated, rows): the i-th latent on axis −2−i."""
@@ -51,6 +55,7 @@ class Starts:
         if self.labels is None:
             draws = torch.rand((self.restarts, *shape, rows), generator=self.random, dtype=torch.float64)
             weights = -torch.log(draws)  # exponential: normalised, a flat Dirichlet for every row
+            weights = rearranged(self.program, self.table, weights, start)
         else:
             joint = math.prod(self.sizes)
             chosen = self.labels[:, None, start:stop] == torch.arange(joint)[:, None]
@@ -58,6 +63,37 @@ class Starts:
             weights = weights.reshape(self.restarts, *shape, rows)
         classes = tuple(range(1, 1 + len(shape)))
         return floored_log(weights / weights.sum(classes, keepdim=True)).to(self.dtype)
+
+    def shares(self, start: int, stop: int) -> Tensor | None:
+        """How much rows count in the first M-step, (R, rows), outliers little; None where all count in full."""
+        if self.inside is None:
+            return None
+        powers = torch.tensor([POWERS[i % len(POWERS)] for i in range(self.restarts)], dtype=torch.float64)
+        return (self.inside[start:stop] ** powers.unsqueeze(1)).to(self.dtype)
+
+    def _clustered(
+        self, program: Program, table: Table, init: str, joint: int, known: Tensor | None
+    ) -> Tensor:
+        """The class that each row begins in, (R, N).
+
+        Where outliers lie in heavy tails, restarts are of three kinds in turn: outliers at the fence, and with the
+        class that is nearest to it; there, and all with one class; where they are, as for any other law.
+        """
+        counts = None if table.weights is None else torch.tensor(table.weights / table.weights.max())
+        plain = cluster_points(program, table)
+        fenced = plain if self.inside is None else cluster_points(program, table, fenced=True)
+        labels = []
+        for restart in range(self.restarts):
+            kind = restart % len(POWERS)
+            points, seen = plain if self.inside is None or kind == len(POWERS) - 1 else fenced
+            centres = self._centres(points, seen, counts, joint, init)
+            if known is not None:
+                centres = _agreeing(centres, _known_centres(points, known, joint))
+            own = _distances(points, seen, centres).argmin(1)
+            if self.inside is not None and kind == 1:
+                own[self.inside < OUTLYING] = int(torch.randint(joint, (), generator=self.random))
+            labels.append(own)
+        return torch.stack(labels)
 
     def _centres(
         self, points: Tensor, seen: Tensor | None, counts: Tensor | None, count: int, init: str
@@ -123,10 +159,11 @@ def _regresses(program: Program, name: str) -> bool:
     return functions and bool(parents & latent)
 
 
-def cluster_points(program: Program, table: Table) -> tuple[Tensor, Tensor | None]:
+def cluster_points(program: Program, table: Table, *, fenced: bool = False) -> tuple[Tensor, Tensor | None]:
     """The observed rows as points (N, ·): reals and counts in their own spread, categories one-hot.
 
-    Also which of their cells are seen, or None where all are; the others are 0, a column's mean.
+    Also which of their cells are seen, or None where all are; the others are 0, a column's mean. With `fenced`,
+    the columns of a Student-t are measured by their quartiles, and no cell lies beyond the outer fences.
     """
     parts, marks = [], []
     for name in table.schema.roles.observed:
@@ -138,7 +175,9 @@ def cluster_points(program: Program, table: Table) -> tuple[Tensor, Tensor | Non
             parts.append((cells[..., None] == np.arange(table.schema.k[name])).reshape(len(array), -1))
             marks.append(np.repeat(cells >= 0, table.schema.k[name], axis=1))
             continue
-        if name in table.schema.centre:
+        if fenced and isinstance(node, HEAVY):
+            array = within_fences(table, name)
+        elif name in table.schema.centre:
             array = (array - table.schema.centre[name]) / np.asarray(table.schema.spread[name])
         marks.append(~np.isnan(array) if name in table.holes else np.ones(array.shape, dtype=bool))
         parts.append(np.where(marks[-1], array, 0.0) if name in table.holes else array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -25,7 +26,18 @@ class Status(Enum):
         "hardly tell them apart. Use fewer classes, or a simpler model"
     )
     MAX_STEPS = "stopped at max_steps before the tolerance was met; raise max_steps, or start from this fit"
-    EPOCHS_DONE = "all epochs done; whether the ELBO has levelled off is for its history to say"
+    EPOCHS_DONE = (
+        "all epochs done; whether the objective, SVI's ELBO or StepwiseEM's log-likelihood, has levelled off is "
+        "for its history to say"
+    )
+    LEVELLED_OFF = (
+        "levelled off: for as many epochs as `patience` says the ELBO has not risen beyond its own noise; the "
+        "notes give the means, and the epoch whose parameters are kept"
+    )
+    OVERFITTING = (
+        "stopped early: the ELBO of the held-out rows is falling; the parameters are those of the epoch at which "
+        "it was highest, which the notes name"
+    )
     INTERRUPTED = "interrupted; the parameters are those of the last finished step"
     COLLAPSED = (
         "every restart collapsed onto a singular component; the parameters are those of its last regular step. "
@@ -38,8 +50,19 @@ class Status(Enum):
 
     @property
     def converged(self) -> bool:
-        """Whether the run ended at a maximum, inside the parameter space or at its boundary."""
-        return self in (Status.CONVERGED, Status.BOUNDARY)
+        """Whether the run ended at a maximum, inside the space or at its boundary, or SVI's ELBO levelled off."""
+        return self in (Status.CONVERGED, Status.BOUNDARY, Status.LEVELLED_OFF)
+
+    @property
+    def brief(self) -> str:
+        """The message's first clause: what happened, and not what to do.
+
+        Example:
+            >>> Status.PLATEAU.brief
+            'stopped on a plateau'
+
+        """
+        return re.split("[:;]", self.value)[0]
 
     @property
     def usable(self) -> bool:

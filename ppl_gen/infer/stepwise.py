@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ class Ascent:
         self, program: Program, table: Table, algorithm: StepwiseEM, start: State, sample: Table
     ) -> None:
         self.program, self.algorithm = program, algorithm
-        self.how: How = "traced" if algorithm.lowering == "auto" else algorithm.lowering  # type: ignore[assignment]
+        self.how = cast(How, algorithm.lowering)
         self.standard = Standard(program, table, start)
         self.bounds = bounds_of(self.standard, table)
         self.offset = log_units_of(self.standard, table) + self.standard.prior_units(start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ppl_gen.data.table import Table
+from ppl_gen.infer import linear_gaussian, linear_gaussian_posterior
 from ppl_gen.infer.elbo import TraceableELBO, functional_pair
 from ppl_gen.infer.enumeration import State, log_marginal
 from ppl_gen.infer.importance import CELLS, importance_log_likelihood
@@ -20,9 +21,10 @@ def bound_and_likelihood(program: Program, state: State, table: Table, seed: int
     """(ELBO, log-likelihood), both in nats summed over rows, each as often as its weight says.
 
     With discrete latents alone both are Σ_d log p(x_d): the posterior is exact and the gap of F2 is 0. With
-    continuous ones the ELBO is the mean over draws and the log-likelihood an importance-weighted estimate (E3).
+    continuous ones the ELBO is the mean over draws and the log-likelihood an importance-weighted estimate (E3),
+    exact where they are linear-Gaussian (E1).
     """
-    tensors = program.tensors(table.arrays)
+    tensors = program.tensors(table.arrays, table.holes)
     if not program.continuous:
         total = 0.0
         with pyro_scope(), torch.no_grad():
@@ -32,18 +34,38 @@ def bound_and_likelihood(program: Program, state: State, table: Table, seed: int
                 own = None if table.weights is None else table.weights[start : start + CHUNK]
                 total += float(found.sum() if own is None else found @ own)
         return total, total
-    share = 1.0
+    exact = _exact(program, state, tensors, table) if linear_gaussian.exact(program) else None
+    share, picked = 1.0, None
     if table.n_units > ESTIMATED_ROWS:
         picked = torch.randperm(table.n_units, generator=torch.Generator().manual_seed(seed))[:ESTIMATED_ROWS]
         tensors = {name: value[picked.to(value.device)] for name, value in tensors.items()}
         share = table.n_units / ESTIMATED_ROWS
+    bounds = _bounds(program, state, tensors, seed)
+    weights = torch.ones(table.n_units) if table.weights is None else torch.from_numpy(table.weights)
+    counts = weights.double() if picked is None else weights.double()[picked]
+    bound = share * float(bounds @ counts)
+    if exact is not None:
+        return bound, exact
     values, _ = importance_log_likelihood(program, state, tensors, draws=DRAWS, seed=seed)
-    return share * _bound(program, state, tensors, seed), share * float(values.double().sum())
+    return bound, share * float(values.double().cpu() @ counts)
 
 
-def _bound(program: Program, state: State, tensors: dict[str, torch.Tensor], seed: int) -> float:
+def _exact(program: Program, state: State, tensors: dict[str, torch.Tensor], table: Table) -> float:
+    """Σ_d log p(x_d) of all rows, each as often as its weight says."""
+    total = 0.0
+    for start in range(0, table.n_units, CHUNK):
+        rows = {name: value[start : start + CHUNK] for name, value in tensors.items()}
+        with torch.no_grad():
+            found = linear_gaussian_posterior.log_densities(program, state, rows).numpy()
+        own = None if table.weights is None else table.weights[start : start + CHUNK]
+        total += float(found.sum() if own is None else found @ own)
+    return total
+
+
+def _bounds(program: Program, state: State, tensors: dict[str, torch.Tensor], seed: int) -> torch.Tensor:
+    """LB_d of each row, the mean over draws: (N,), on the CPU."""
     widest = max(draw.sizes.width for draw in program.generative.draws.values())
-    total, chunk = 0.0, max(1, CELLS // (DRAWS * widest))
+    found, chunk = [], max(1, CELLS // (DRAWS * widest))
     n = len(next(iter(tensors.values())))
     devices = [program.device] if program.device.type == "cuda" else []
     with pyro_scope(), torch.no_grad(), torch.random.fork_rng(devices=devices):
@@ -51,5 +73,5 @@ def _bound(program: Program, state: State, tensors: dict[str, torch.Tensor], see
         for start in range(0, n, chunk):
             rows = {name: value[start : start + chunk] for name, value in tensors.items()}
             bounds = TraceableELBO(DRAWS).per_row(*functional_pair(program, state), rows)
-            total += float(bounds.double().sum())
-    return total
+            found.append(bounds.double().cpu())
+    return torch.cat(found)

@@ -12,6 +12,7 @@ from ppl_gen.declare.nodes import Node
 from ppl_gen.declare.terms import Value
 from ppl_gen.program.half import Draw, Half, Slot
 from ppl_gen.program.layers import Constant, LinearLayer, MLPLayer, Offset, SumLayer, Table
+from ppl_gen.program.nets import NetLayer
 
 
 def natural_parameters(half: Half) -> dict[str, dict[str, Any]]:
@@ -31,6 +32,8 @@ def _natural(layer: nn.Module, slot: Slot, in_sum: bool = False) -> Any:
         return array(predictor if in_sum else slot.constraint.natural(slot.constraint.working(predictor)))
     if isinstance(layer, LinearLayer):
         return {"weight": array(layer.weight), "bias": array(layer.bias)}
+    if isinstance(layer, NetLayer):
+        return {name: array(number) for name, number in layer.numbers().items()}
     if isinstance(layer, MLPLayer):
         return {"weights": [array(w) for w in layer.weights], "biases": [array(b) for b in layer.biases]}
     if isinstance(layer, SumLayer):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_gen.data.schema import Schema
+from ppl_gen.program.convolution import ConvDecoder
 from ppl_gen.program.half import Draw, Half
 from ppl_gen.program.layers import LinearLayer, MLPLayer, SumLayer, Table
 
@@ -47,12 +48,16 @@ def set_beginnings(half: Half, schema: Schema) -> None:
 def _as_if_standardised(layer: LinearLayer) -> None:
     start = 0
     for parent, width in zip(layer.inputs.parents, layer.inputs.widths, strict=True):
-        own = slice(start, start + width)
+        values = slice(start, start + parent.width)
+        marks = slice(start + parent.width, start + width)  # of the seen cells, where some are missing
         start += width
         if parent.observed and parent.kind in ("real", "positive"):
-            layer.weight[..., own] /= torch.tensor(parent.spread, dtype=torch.float64)
-            if layer.free_bias:
-                layer.bias -= layer.weight[..., own] @ torch.tensor(parent.centre, dtype=torch.float64)
+            layer.weight[..., values] /= torch.tensor(parent.spread, dtype=torch.float64)
+            centre = torch.tensor(parent.centre, dtype=torch.float64)
+            if parent.holes:
+                layer.weight[..., marks] = -layer.weight[..., values] * centre
+            elif layer.free_bias:
+                layer.bias -= layer.weight[..., values] @ centre
 
 
 def _apart(layer: SumLayer, unit: Tensor | float) -> None:
@@ -72,10 +77,13 @@ def _at_means(layer: nn.Module, means: Tensor) -> None:
     if isinstance(layer, SumLayer):
         _at_means(layer.terms[0], means)
         return
+    if isinstance(layer, ConvDecoder):
+        layer.begin_at(means)
+        return
     intercept: Tensor | None = None
     if isinstance(layer, LinearLayer) and layer.free_bias:
         intercept = layer.bias
-    elif isinstance(layer, MLPLayer) and len(layer.biases) == len(layer.weights):
+    elif isinstance(layer, MLPLayer) and 0 < len(layer.biases) == len(layer.weights):
         intercept = layer.biases[-1]
     if intercept is not None and intercept.shape[-1] == len(means):
         intercept += means

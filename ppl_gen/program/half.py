@@ -10,12 +10,16 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from ppl_gen.data.schema import Schema
+from ppl_gen.declare.flow import Flow, check_flow
 from ppl_gen.declare.nodes import Input, Node
-from ppl_gen.declare.terms import MLP, By, Free, Linear, Name, Term
+from ppl_gen.declare.terms import MLP, By, Conv, Free, Linear, Name, Net, Term
 from ppl_gen.errors import SpecError
 from ppl_gen.program.constraints import Constraint, constraint
+from ppl_gen.program.convolution import ConvEncoder
 from ppl_gen.program.families import FAMILIES, Family, Sizes
+from ppl_gen.program.flows import Transforms
 from ppl_gen.program.layers import MLPLayer, build
+from ppl_gen.program.nets import NetLayer as NetLayer  # registers the layer of a Net
 from ppl_gen.program.scope import Parent, Scope, Target
 
 
@@ -54,9 +58,17 @@ def parent_of(name: str, node: Node, schema: Schema) -> Parent:
     if isinstance(node, Input):
         levels = schema.k.get(name)
         kind = "real" if levels is None else "category"
-        return Parent(kind, schema.dims[name], levels, levels is not None, known, centre, spread)
+        scalar = levels is not None and node.dim is None and schema.dims[name] == 1
+        return Parent(kind, schema.dims[name], levels, scalar, known, centre, spread, shape=_shape(node))
     sizes = settled_sizes(name, node, schema)
-    return Parent(node.support, sizes.width, sizes.k, sizes.scalar, known, centre, spread)
+    holes = name in schema.holes
+    return Parent(
+        node.support, sizes.width, sizes.k, sizes.scalar, known, centre, spread, holes, _shape(node)
+    )
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    return node.dim if isinstance(node.dim, tuple) else ()
 
 
 class Half(nn.Module):
@@ -74,6 +86,9 @@ class Half(nn.Module):
         self.terms = {name: entry for name, entry in entries.items() if isinstance(entry, Term)}
         self.draws: dict[str, Draw] = {}
         self._targets: dict[str, Target] = {}
+        latent = [n for n in schema.roles.latent if isinstance(entries.get(n), Node)]
+        all_discrete = all(getattr(entries[n], "discrete", False) for n in latent)
+        self._summed = frozenset(latent if all_discrete else ())
         self._scope = Scope(dict(known))
         self._as_values = self._parents_of(entries.values())
         for name, entry in entries.items():
@@ -91,8 +106,12 @@ class Half(nn.Module):
 
     def distribution(self, name: str, values: dict[str, Tensor]) -> TorchDistribution:
         """The Pyro distribution of a node given the values drawn so far."""
-        draw = self.draws[name]
-        return draw.family.distribution(self.working(name, values), draw.sizes)
+        draw, working = self.draws[name], self.working(name, values)
+        distribution = draw.family.distribution(working, draw.sizes)
+        transforms = f"{name}:transforms"
+        if transforms in self.layers:
+            return self.layers[transforms](distribution, working.get("context"))
+        return distribution
 
     def working(self, name: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """A node's parameters as its distribution takes them, (*batch, *axes)."""
@@ -109,8 +128,7 @@ class Half(nn.Module):
         for name in self._as_values:
             ready = name not in values and all(parent in values for parent in self.terms[name].parents())
             if ready:
-                layer = self.layers[f"{name}:"]
-                values[name] = layer.hidden(values) if isinstance(layer, MLPLayer) else layer(values)
+                values[name] = self.layers[f"{name}:"](values)
 
     def _parents_of(self, entries: Iterable[Node | Term]) -> list[str]:
         """The named terms that something takes as a value: as a parent, or within a sum."""
@@ -132,6 +150,9 @@ class Half(nn.Module):
         if isinstance(term, MLP) and term.dim is None:
             module: nn.Module = MLPLayer(term, None, self._scope)
             width = term.hidden[-1]
+        elif isinstance(term, Conv):
+            module = ConvEncoder(term, None, self._scope)
+            width = module.width
         else:
             dim = getattr(term, "dim", None)
             if dim is None:
@@ -145,6 +166,9 @@ class Half(nn.Module):
     def _draw(self, name: str, node: Node, schema: Schema) -> Draw:
         family, sizes = FAMILIES[node.family], settled_sizes(name, node, schema)
         slots = {key: self._slot(name, node, key, term, family, sizes) for key, term in node.terms().items()}
+        if isinstance(node, Flow):
+            check_flow(node, sizes.width)
+            self.layers[f"{name}:transforms"] = Transforms(node, sizes.width)
         return Draw(name, node, family, sizes, slots)
 
     def _slot(self, name: str, node: Node, key: str, term: Term, family: Family, sizes: Sizes) -> Slot:
@@ -153,12 +177,19 @@ class Half(nn.Module):
             layer, term = f"{term.name}:{key}", self.terms[term.name]  # type: ignore[attr-defined]
         else:
             layer = f"{name}:{key}"
+        if isinstance(term, Net) and node.discrete and name in self._summed:
+            raise SpecError(
+                f"{name}.{key}: {term} gives the probabilities of a latent that is summed out, whose categories "
+                "are put in order of their weight: nobody knows which of its numbers belong to which; write MLP",
+                word="Net",
+            )
         target = Target(
             f"{name}.{key}",
-            family.axes(key, sizes),
+            node.own_axes.get(key) or family.axes(key, sizes),
             constraint(node.constraints[key], getattr(term, "transform", None)),
             reference=node.support == "category",
             shareable=node.constraints[key] not in ("covariance", "lower_cholesky") and not sizes.scalar,
+            shape=_shape(node),
         )
         if layer not in self.layers:
             self.layers[layer] = build(term, target, self._scope)
@@ -173,4 +204,4 @@ class Half(nn.Module):
 
 
 def _without_dim(term: Any) -> Term:
-    return replace(term, dim=None) if isinstance(term, Free | By | Linear | MLP) else term
+    return replace(term, dim=None) if isinstance(term, Free | By | Linear | MLP | Net) else term

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppl_gen.declare.terms import MLP, By, Free, Linear, Name, Sum, Term, Value
+from ppl_gen.declare.terms import MLP, By, Free, Linear, Name, Network, Sum, Term, Value
 from ppl_gen.errors import SpecError
 from ppl_gen.program.constants import written_numbers
 from ppl_gen.program.scope import Inputs, Lookup, Scope, Target, Values, affine
@@ -63,7 +63,7 @@ class Table(nn.Module):
         super().__init__()
         self.lookup = Lookup(term.of if isinstance(term, By) else (), scope)
         self.contrast = not intercept
-        axes = _narrowed(target, term.dim)
+        axes = narrowed(target, term.dim)
         self.ordered = isinstance(term, By) and term.ordered
         if self.ordered and (len(self.lookup.levels) != 1 or math.prod(axes) != 1):
             raise SpecError(
@@ -97,10 +97,10 @@ class LinearLayer(nn.Module):
         self.inputs = Inputs(term.of, scope, network=False)
         self.lookup = Lookup(term.by, scope)
         self.reference = target.reference
-        axes = _narrowed(target, term.dim)
+        axes = narrowed(target, term.dim)
         self.own = (*axes[:-1], axes[-1] - 1) if self.reference else axes
         levels, out = self.lookup.levels, math.prod(self.own)
-        self.weight = _uniform((*levels, out, self.inputs.width), self.inputs.width * _caution(target) ** 2)
+        self.weight = uniform((*levels, out, self.inputs.width), self.inputs.width * caution(target) ** 2)
         self.free_bias = intercept and isinstance(term.bias, Free)
         if self.free_bias:
             self.bias = nn.Parameter(torch.zeros(*levels, out, dtype=torch.float64))
@@ -126,16 +126,16 @@ class MLPLayer(nn.Module):
         super().__init__()
         self.inputs = Inputs(term.of, scope, network=True)
         self.lookup, self.activation = Lookup(term.by, scope), ACTIVATIONS[term.activation]
-        self.axes = None if target is None else _narrowed(target, term.dim)
+        self.axes = None if target is None else narrowed(target, term.dim)
         self.n_hidden = len(term.hidden)
         sizes = [self.inputs.width, *term.hidden] + ([] if self.axes is None else [math.prod(self.axes)])
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for before, after in pairwise(sizes):
-            self.weights.append(_uniform((*self.lookup.levels, after, before), before))
-            self.biases.append(_uniform((*self.lookup.levels, after), before))
+            self.weights.append(uniform((*self.lookup.levels, after, before), before))
+            self.biases.append(uniform((*self.lookup.levels, after), before))
         if target is not None:
             with torch.no_grad():
-                self.weights[-1].div_(_caution(target))
+                self.weights[-1].div_(caution(target))
         if not intercept:
             self.biases = self.biases[:-1]
 
@@ -204,7 +204,7 @@ class SumLayer(nn.Module):
 
 
 def _carries_intercept(term: Term) -> bool:
-    return isinstance(term, Free | By | MLP) or (isinstance(term, Linear) and isinstance(term.bias, Free))
+    return isinstance(term, Free | By | Network) or (isinstance(term, Linear) and isinstance(term.bias, Free))
 
 
 @singledispatch
@@ -247,7 +247,8 @@ def _(term: Sum, target: Target, scope: Scope, intercept: bool = True) -> nn.Mod
     return SumLayer(term, target, scope)
 
 
-def _narrowed(target: Target, dim: int | tuple[int, ...] | None) -> tuple[int, ...]:
+def narrowed(target: Target, dim: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """The axes that a term fills: its first is 1 where one value serves all dimensions."""
     if dim is None or dim == target.axes[0]:
         return target.axes
     if dim != 1 or not target.shareable:
@@ -256,7 +257,7 @@ def _narrowed(target: Target, dim: int | tuple[int, ...] | None) -> tuple[int, .
     return (1, *target.axes[1:])
 
 
-def _caution(target: Target) -> float:
+def caution(target: Target) -> float:
     """How much smaller than torch's a function's output weights start.
 
     Through exp, an ordinary start on wide inputs is a scale of e^20: those weights begin near 0.
@@ -264,7 +265,7 @@ def _caution(target: Target) -> float:
     return 1.0 if target.constraint.name == "real" else 100.0
 
 
-def _uniform(shape: tuple[int, ...], fan_in: float) -> nn.Parameter:
+def uniform(shape: tuple[int, ...], fan_in: float) -> nn.Parameter:
     """As torch starts its linear layers: uniform in ±1/√fan_in."""
     bound = 1 / math.sqrt(max(fan_in, 1))
     return nn.Parameter(torch.empty(shape, dtype=torch.float64).uniform_(-bound, bound))

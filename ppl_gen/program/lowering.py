@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule
 
+from ppl_gen.errors import FitError
 from ppl_gen.program.folding import call_directly, fold, writes
 from ppl_gen.program.graphs import split
 from ppl_gen.program.memory import reuse_memory
@@ -30,7 +31,7 @@ from ppl_gen.program.recording import record
 
 log = logging.getLogger("ppl_gen")
 
-How = Literal["eager", "traced", "compiled"]
+How = Literal["auto", "eager", "traced", "compiled"]
 LOWERINGS = ("auto", "eager", "traced", "compiled")
 
 
@@ -64,7 +65,8 @@ class Lowered:
     Args:
         step: a function of nested dicts, lists and tuples of tensors, returning the same; the same work for
             every call with the same shapes: no `.item()`, no branch on a value.
-        how: "eager" runs it as it is, "traced" its recorded graph, "compiled" that graph through inductor.
+        how: "eager" runs it as it is, "traced" its recorded graph, "compiled" that graph through inductor; "auto"
+            is "traced", and, with a log line that says why, "eager" for a step that cannot be recorded.
         steady: positions of arguments that come back unchanged call after call, as the blocks of a data set do.
             What depends on them alone is computed once for each and kept, up to `CACHE_BYTES` in all; what
             depends on the others alone, once for a run of calls that share them, as an E-step's blocks do.
@@ -84,7 +86,7 @@ class Lowered:
     ) -> None:
         self.step, self.how, self.steady = step, how, steady
         self._eager_left = eager_first
-        self.executed: str = how
+        self.executed: str = "traced" if how == "auto" else how
         self.cached = 0  # bytes
         self._graphs: dict[Any, _Lowering] = {}
         self._lock = Lock()
@@ -95,15 +97,16 @@ class Lowered:
         """One step."""
         if self.how == "eager" or self._eager_left > 0:
             self._eager_left -= 1
-            with pyro_scope():
-                return self.step(*args)
+            return self._as_it_is(args)
         flat: list[Tensor] = []
         form = _leaves_into(flat, args)
         key = (form, *[(t.shape, t.stride(), t.dtype, t.device) for t in flat])
         recorded = self._graphs.get(key)
         if recorded is None:
             with self._lock:
-                recorded = self._graphs.get(key) or self._lower(args, flat, form)
+                recorded = self._graphs.get(key) or self._lowered(args, flat, form)
+                if recorded is None:
+                    return self._as_it_is(args)  # one thread at a time: Pyro takes no more
                 self._graphs[key] = recorded
         known = self._prologue(recorded, [flat[i] for i in recorded.steady])
         derived = self._interlude(recorded, [flat[i] for i in recorded.moving])
@@ -131,6 +134,26 @@ class Lowered:
             derived = recorded.interlude(*moving)
             self._latest = (recorded, moving, derived)
         return derived
+
+    def _as_it_is(self, args: Any) -> Any:
+        with pyro_scope():
+            return self.step(*args)
+
+    def _lowered(self, args: Any, flat: list[Tensor], form: Any) -> _Lowering | None:
+        """The lowered graph; None where there can be none and the step may run as it is."""
+        if self.how == "eager":  # another thread has found out meanwhile
+            return None
+        try:
+            return self._lower(args, flat, form)
+        except ValueError as error:
+            refusal = _refusal(error)
+            if refusal is None:
+                raise
+            if self.how != "auto":
+                raise FitError(str(refusal)) from error  # without what Pyro adds to it
+            log.warning("steps run eagerly, which is slower: %s", refusal)
+            self.how = self.executed = "eager"
+            return None
 
     def _lower(self, args: Any, flat: list[Tensor], form: Any) -> _Lowering:
         forms: list[Any] = []
@@ -162,6 +185,13 @@ class Lowered:
             fold(body)
             run = PerThread(partial(_runnable, body))
         return _Lowering(prologue, interlude, run, steady, moving, forms[-1])
+
+
+def _refusal(error: BaseException | None) -> FitError | None:
+    """What the recorder refused, which Pyro wraps in an error of its own; None where it was something else."""
+    while error is not None and not isinstance(error, FitError):
+        error = error.__cause__
+    return error
 
 
 def _runnable(body: Recorded) -> Callable[..., list[Tensor]]:

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from ppl_gen.errors import SpecError
+from ppl_gen.errors import FitError, SpecError
 from ppl_gen.program.constraints import logit
 from ppl_gen.program.families.base import (
     Family,
@@ -25,12 +25,15 @@ TRIALS = 20  # random values at which a user's distribution is tried
 
 
 class OwnVector(LazyDistribution):
-    """Cells of a user's distribution over the last axis: `cell` has batch shape (*batch, D) and no event."""
+    """Cells of a user's distribution over the last axis: `cell` has batch shape (*batch, D) and no event.
+
+    `inside` is a value of its support, `owner` the family's name.
+    """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, cell: Any, inside: float, validate_args: bool | None = None) -> None:
-        self.cell, self.inside = cell, inside
+    def __init__(self, cell: Any, inside: float, owner: str, validate_args: bool | None = None) -> None:
+        self.cell, self.inside, self.owner = cell, inside, owner
         self.has_rsample = cell.has_rsample
         super().__init__(cell.batch_shape[:-1], cell.batch_shape[-1:], validate_args=validate_args)
 
@@ -63,7 +66,17 @@ class OwnVector(LazyDistribution):
         value = where_seen(value, self.seen, self.inside)
         if self._validate_args:
             self._validate_sample(value)
-        each = self.cell.log_prob(value)
+        try:
+            each = self.cell.log_prob(value)
+        except FitError as error:  # of what records steps: it knows the operation and not whose it is
+            raise FitError(f"{self.owner}'s log_prob: {error}") from error
+        except RuntimeError as error:
+            if not str(error).startswith("vmap:"):
+                raise
+            raise FitError(
+                f"{self.owner}'s log_prob does different operations for different values, which restarts side by "
+                "side cannot: use torch.where, or EM(restarts=1)"
+            ) from error
         return self._over_batch(summed_over_cells(each, self.seen), value.shape[:-1])
 
 
@@ -134,7 +147,7 @@ class OwnFamily(Family):
         }
         first = next(iter(natural))
         natural[first] = widened(natural[first], sizes.width)
-        return OwnVector(self.definition.distribution(**natural), self.inside)
+        return OwnVector(self.definition.distribution(**natural), self.inside, self.name)
 
     def closed_form(self, partly_fixed: frozenset[str], shared: frozenset[str]) -> str | None:
         """Where the class says how, and all parameters are learned alike."""

@@ -23,6 +23,7 @@ from ppl_gen.errors import FitError
 from ppl_gen.program.accounting import count_free, natural_parameters
 from ppl_gen.program.beginnings import set_beginnings
 from ppl_gen.program.half import Half, parent_of
+from ppl_gen.program.labelled import Labelled
 from ppl_gen.program.marks import agreement, has_holes, label_site, seen_key, seen_of
 from ppl_gen.program.priors import Priors
 
@@ -54,21 +55,23 @@ class Program(nn.Module):
         self.spec, self.schema = spec, schema
         roles = schema.roles
         self.guide_spec: dict[str, Node | Term] = dict(
-            spec.guide if spec.guide is not None else derive_guide(spec, roles)
+            spec.guide if spec.guide is not None else derive_guide(spec, roles, schema.holes)
         )
         inputs = {name: parent_of(name, spec.nodes[name], schema) for name in roles.inputs}
         observed = {name: parent_of(name, spec.nodes[name], schema) for name in roles.observed}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.generative = Half(spec.model, inputs, schema)
-            needed = {name: entry for name, entry in self.guide_spec.items() if name not in roles.observed}
-            self.recognition = Half(needed, inputs | observed, schema)
+            known = {*roles.observed} - {*schema.partial}
+            needed = {name: entry for name, entry in self.guide_spec.items() if name not in known}
+            read = {name: parent for name, parent in observed.items() if name not in needed}
+            self.recognition = Half(needed, inputs | read, schema)
             # Something depends on these discrete nodes: where one is missing it is summed out, not skipped.
             self.inner = frozenset(n for n, d in self.generative.draws.items() if d.node.discrete) - {
                 *spec.leaves
             }
-            read = {parent for entry in needed.values() for parent in entry.parents()}
-            self._guide_reads = [name for name in (*inputs, *observed) if name in read]
+            parents = {parent for entry in needed.values() for parent in entry.parents()}
+            self._guide_reads = [name for name in (*inputs, *read) if name in parents]
             set_beginnings(self.generative, schema)
             set_beginnings(self.recognition, schema)
             self.priors = Priors(self.generative, schema)
@@ -81,11 +84,9 @@ class Program(nn.Module):
     @property
     def enumerated(self) -> tuple[str, ...]:
         """The discrete nodes that a fit sums out in the model: latent, or known in part; in model order."""
-        partial = self.schema.partial
+        lacking = {*self.schema.partial, *self.discrete}
         return tuple(
-            name
-            for name in self.generative.draws
-            if name in partial or (name in self.discrete and name not in self.recognition.draws)
+            name for name in self.generative.draws if name in lacking and name not in self.recognition.draws
         )
 
     def enumerated_in(self, rows: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -157,9 +158,12 @@ class Program(nn.Module):
             _all_there("guide", self._guide_reads, given)
         with self._plate(given, n, size):
             for name, draw in self.recognition.draws.items():
-                if name in given:
+                seen = given.get(seen_key(name))
+                if name in given and seen is None:
                     continue
                 distribution = self.recognition.distribution(name, values)
+                if seen is not None:  # known in some rows: those are certain of their label
+                    distribution = Labelled(distribution, given[name], seen)
                 infer = {"enumerate": "parallel"} if draw.node.discrete else {}
                 values[name] = pyro.sample(name, distribution, infer=infer)
         return {name: values[name] for name in self.recognition.draws}

@@ -19,7 +19,8 @@ class Parent:
     """What a layer must know of a name it refers to (rule 13).
 
     `kind` is real, boolean, count, category, or value for a named term; `scalar` marks a category whose values
-    have no axis of their own.
+    have no axis of their own; `holes` says that training data lacked some of its cells; `shape` is that of
+    an image-shaped node.
     """
 
     kind: str
@@ -29,6 +30,8 @@ class Parent:
     observed: bool = False
     centre: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
+    holes: bool = False
+    shape: tuple[int, ...] = ()
 
     @property
     def table(self) -> tuple[int, ...]:
@@ -41,7 +44,8 @@ class Target:
     """The parameter a layer is built for.
 
     `axes` are the predictor's: the dimension axis, then the parameter's own. `reference` says that a Linear
-    leaves out the first of the last axis (rule 12), `shareable` that dim=1 may stand for all dimensions.
+    leaves out the first of the last axis (rule 12), `shareable` that dim=1 may stand for all dimensions;
+    `shape` is that of an image-shaped node.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Target:
     constraint: Constraint
     reference: bool = False
     shareable: bool = True
+    shape: tuple[int, ...] = ()
 
 
 @dataclass
@@ -83,7 +88,10 @@ class Lookup:
 
 
 class Inputs(nn.Module):
-    """What enters a function: reals as they are, categories one-hot, counts log1p for a network (rule 13)."""
+    """What enters a function: reals as they are, categories one-hot, counts log1p for a network (rule 13).
+
+    Where training data had holes, a missing cell enters as 0 and columns beside say which cells are seen.
+    """
 
     def __init__(self, names: Sequence[str], scope: Scope, *, network: bool) -> None:
         super().__init__()
@@ -94,6 +102,7 @@ class Inputs(nn.Module):
             p.width * ((p.levels or 2) - self.first) if p.kind == "category" else p.width
             for p in self.parents
         ]
+        self.widths = [w + p.width * p.holes for w, p in zip(self.widths, self.parents, strict=True)]
         self.width = sum(self.widths)
         for i, parent in enumerate(self.parents):
             if network and parent.observed and parent.kind in ("real", "positive"):
@@ -102,7 +111,23 @@ class Inputs(nn.Module):
 
     def forward(self, values: Values, dtype: torch.dtype) -> list[Tensor]:
         """One tensor (*batch, width) for each parent; their batches may differ."""
-        return [self._enter(i, values[name], dtype) for i, name in enumerate(self.names)]
+        return [
+            self._marked(i, values, dtype) if parent.holes else self._enter(i, values[name], dtype)
+            for i, (name, parent) in enumerate(zip(self.names, self.parents, strict=True))
+        ]
+
+    def _marked(self, i: int, values: Values, dtype: torch.dtype) -> Tensor:
+        """A parent with missing cells, and which of them are seen."""
+        name, parent = self.names[i], self.parents[i]
+        value = values[name]
+        entering = self._enter(i, value, dtype)
+        if parent.kind == "category":  # a missing one is −1, which is no level
+            cells = value.unsqueeze(-1) if parent.scalar else value
+            return torch.cat([entering, (cells >= 0).to(dtype)], -1)
+        seen = values.get(f"{name}.seen")
+        if seen is None:
+            return torch.cat([entering, torch.ones_like(value)], -1)
+        return torch.cat([entering * seen, seen.expand_as(value)], -1)
 
     def _enter(self, i: int, value: Tensor, dtype: torch.dtype) -> Tensor:
         parent = self.parents[i]

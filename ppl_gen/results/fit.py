@@ -21,7 +21,7 @@ from ppl_gen.program.program import Program
 from ppl_gen.results import draws as drawing
 from ppl_gen.results import imputing, queries
 from ppl_gen.results.queries import Array
-from ppl_gen.results.rows import answered, at_least_one, read_rows
+from ppl_gen.results.rows import answered, at_least_one
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -264,9 +264,10 @@ class Fit:
             Name → (N, dim), or (S, N, dim) with `draws`; categories by their levels.
 
         """
-        table = read_rows(self.program, rows)
         draws = None if draws is None else at_least_one(draws, "draws")
-        return imputing.imputed(self.program, table, draws=draws, seed=seed)
+        parts = list(imputing.imputed_by_part(self.program, rows, draws=draws, seed=seed))
+        axis = 0 if draws is None else 1
+        return {name: np.concatenate([part[name] for part in parts], axis) for name in parts[0]}
 
     def sample(self, n: int, *, seed: int = 0, given: Any = None) -> dict[str, Array]:
         """Draw n rows of the model at these parameters, latents too; FitError where Inputs are lacking.

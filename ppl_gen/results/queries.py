@@ -20,6 +20,7 @@ from torch import Tensor
 from ppl_gen.data.table import Table
 from ppl_gen.declare.spec import Spec
 from ppl_gen.errors import DataError, FitError
+from ppl_gen.infer import linear_gaussian, linear_gaussian_posterior
 from ppl_gen.infer.enumeration import FIRST_ENUMERATED, latent_axes, log_marginal, posterior_marginals
 from ppl_gen.infer.importance import importance_log_likelihood
 from ppl_gen.program.program import Program
@@ -103,6 +104,10 @@ def unwrapped(found: dict[str, Array]) -> Array | dict[str, Array]:
 def log_densities(program: Program, table: Table, *, draws: int, seed: int) -> tuple[Array, Array]:
     """Each row's log p(x_d) and its standard error: exact, or importance-weighted with the guide (E3)."""
     rows = program.tensors(table.arrays)
+    if linear_gaussian.exact(program):
+        with torch.no_grad():
+            known = linear_gaussian_posterior.log_densities(program, program.state_dict(), rows).numpy()
+        return known, np.zeros_like(known)
     if program.continuous:
         value, error = importance_log_likelihood(program, program.state_dict(), rows, draws=draws, seed=seed)
         return value.cpu().numpy(), error.cpu().numpy()
@@ -117,6 +122,7 @@ def log_densities(program: Program, table: Table, *, draws: int, seed: int) -> t
 def posterior_means(program: Program, table: Table, *, draws: int, seed: int) -> Array:
     """E_q[z | x_d] of the continuous latents side by side, in model order: (N, sum of dims).
 
+    E[z | x_d] itself where they are linear-Gaussian and no guide is written.
     In closed form where one latent is continuous; where there are several, and one may be sampled given
     another, the mean over `draws` draws. Discrete latents of the guide are summed out.
     """
@@ -125,6 +131,10 @@ def posterior_means(program: Program, table: Table, *, draws: int, seed: int) ->
             "predict_proba gives their probabilities" if discrete_latents(program) else "it has no latent"
         )
         raise FitError(f"the model has no continuous latent to give the mean of; {instead}")
+    if linear_gaussian.exact(program):
+        rows = program.tensors(table.arrays)
+        with torch.no_grad():
+            return linear_gaussian_posterior.latent_means(program, program.state_dict(), rows).numpy()
     copies = 1 if len(program.continuous) == 1 else draws
     with seeded(program, seed):
         blocks = in_blocks(program, program.tensors(table.arrays), copies)

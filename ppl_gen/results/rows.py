@@ -24,6 +24,7 @@ from ppl_gen.data.stream_files import open_rows
 from ppl_gen.data.stream_reading import chunk_tables
 from ppl_gen.data.table import Table
 from ppl_gen.errors import DataError, FitError
+from ppl_gen.infer.linear_gaussian import exact
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
 
@@ -79,17 +80,23 @@ def answered(program: Program, rows: Any, seed: int, ask: Callable[[Table, int],
 
 def default_need(program: Program) -> Need:
     """What rows of a query must have: with a continuous latent every observed node, else any one."""
-    return "all" if program.continuous or program.recognition.draws else "any"
+    sampled = (program.continuous or program.recognition.draws) and not exact(program)
+    return "all" if sampled else "any"
 
 
 def _complete_for_the_guide(program: Program, table: Table) -> None:
     """Refuse missing cells that a guide would take for zeros: it was trained on complete rows."""
     read = {parent for entry in program.guide_spec.values() for parent in entry.parents()}
-    lost = sorted(table.holes & read) if program.continuous else []
+    lost = (
+        sorted(table.holes & read - {*program.schema.holes, *program.recognition.draws})
+        if program.continuous and not exact(program)
+        else []
+    )
     if lost:
         raise DataError(
-            f"{', '.join(map(repr, lost))} has missing values, and the guide reads it: with a continuous latent "
-            "rows have to be complete so far; drop those rows or fill them in"
+            f"{', '.join(map(repr, lost))} has missing values, and the guide reads it, but was trained on complete "
+            "rows and does not know what a missing cell is: drop those rows or fill them in, or fit rows with "
+            "missing cells"
         )
 
 

@@ -18,7 +18,9 @@ from safetensors.torch import save as tensors_as_bytes
 from ppl_gen.certify.certificate import Certificate
 from ppl_gen.data.schema import Schema
 from ppl_gen.declare.files import read_spec, write_spec
+from ppl_gen.declare.scope import parts_of
 from ppl_gen.declare.spec import Spec
+from ppl_gen.declare.terms import Net
 from ppl_gen.errors import FitError, SpecError
 from ppl_gen.infer.run import Mode, Run
 from ppl_gen.infer.status import Status
@@ -102,17 +104,21 @@ def check_writable(path: str | Path, *, replace: bool = False) -> None:
         raise FitError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def load(path: str | Path) -> Fit:
+def load(path: str | Path, *, trust: bool = False, nets: Mapping[str, object] | None = None) -> Fit:
     """Read a saved fit; it predicts what the fit that was saved predicts, to the bit.
 
     Args:
         path: the folder.
+        trust: whether to import what a `Net` of its declaration names; the weights are in the folder, the code that
+            takes them is not.
+        nets: what to take for a `Net` in place of what it names: its label in the folder's spec.yaml → a module, or
+            the function that makes one. These need no trust.
 
     Returns:
         The Fit, without the rows it was fitted on.
 
     Raises:
-        FitError: naming the file that is missing, truncated or altered.
+        FitError: naming the file that is missing, truncated or altered, or the code that is not trusted.
 
     Example:
         >>> load("no/such/fit")
@@ -131,7 +137,7 @@ def load(path: str | Path) -> Fit:
         if digest(read(home / name)) != record["sha256"].get(name):
             raise FitError(f"{home / name}: is not the file that was saved: its SHA-256 differs")
     try:
-        return _assemble(home, record)
+        return _assemble(home, record, trust, nets)
     except FitError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -150,9 +156,10 @@ def _contents(fit: Fit) -> dict[str, bytes]:
 
 
 def _spec_text(spec: Spec) -> str:
-    text = write_spec(spec)
+    text, nets = write_spec(spec), _in_memory(spec)
     try:
-        same = read_spec(text) == spec
+        again = read_spec(text, trust=True, nets=nets)  # trusted: it is here, and nothing of it is run
+        same = again == spec or (bool(nets) and write_spec(again) == text)
     except SpecError as error:
         raise FitError(
             f"the declaration's own YAML text cannot be read back, so nothing is saved: {error}"
@@ -160,6 +167,13 @@ def _spec_text(spec: Spec) -> str:
     if not same:
         raise FitError("the declaration's own YAML text reads as another one, so nothing is saved")
     return text
+
+
+def _in_memory(spec: Spec) -> dict[str, object]:
+    """The modules of a declaration that no text can name, by their labels."""
+    entries = [*spec.model.values(), *(spec.guide or {}).values()]
+    parts = [part for entry in entries for part, _ in parts_of(entry)]
+    return {part.label: part.module for part in parts if isinstance(part, Net) and part.label != part.module}
 
 
 def _record(fit: Fit) -> dict[str, Any]:
@@ -194,9 +208,14 @@ def _record(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _assemble(home: Path, record: Mapping[str, Any]) -> Fit:
+def _assemble(home: Path, record: Mapping[str, Any], trust: bool, nets: Mapping[str, object] | None) -> Fit:
     check_registered(record.get("own_families", {}))  # files of before them do without
-    program = Program(read_spec(home / SPEC), Schema.from_dict(record["schema"]))
+    try:
+        program = Program(read_spec(home / SPEC, trust=trust, nets=nets), Schema.from_dict(record["schema"]))
+    except SpecError as error:
+        if error.word == "Net":
+            raise FitError(str(error)) from error
+        raise
     program = program.to(dtype=DTYPES[record["dtype"]])
     try:
         program.load_state_dict(read_tensors(read(home / PARAMETERS)))

@@ -14,6 +14,8 @@ from scipy.stats import norm
 
 from ppl_gen.data.table import Table
 from ppl_gen.errors import FitError
+from ppl_gen.infer import linear_gaussian
+from ppl_gen.infer.identified import BOUNDARY
 from ppl_gen.infer.information import KINDS, Kind, Uncertainty, uncertainty
 from ppl_gen.infer.natural import leaves, natural_map
 from ppl_gen.infer.shares import class_shares, derived
@@ -30,6 +32,10 @@ COLUMNS = ["estimate", "standard error", "lower", "upper", "note"]
 MOST_PREDICTORS = 2_000  # beyond, second derivatives are not taken
 SAMPLED = (
     "standard errors need log p(x), and with a continuous latent only a bound of it is known: estimates alone"
+)
+ROTATED = (
+    "loadings on a continuous latent are identified up to its rotation, and have no standard errors of their own: "
+    "estimates alone"
 )
 NO_ROWS = (
     "this fit holds no rows (it was loaded or streamed): pass them, summary(data=...), for standard errors"
@@ -69,7 +75,7 @@ def _errors_of(fit: Fit, data: Any, kind: Kind) -> tuple[Uncertainty | None, str
         raise FitError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     program = fit.program
     if program.continuous or program.recognition.draws:
-        return None, SAMPLED
+        return None, ROTATED if linear_gaussian.exact(program) else SAMPLED
     learned = sum(parameter.numel() for parameter in program.generative.parameters())
     if learned > MOST_PREDICTORS:
         return (
@@ -104,12 +110,29 @@ def parameter_rows(program: Program, found: Uncertainty | None, level: float) ->
         start = own.stop
         names, kept = cell_names(program, leaf, shape), shown(program, leaf, shape).reshape(-1)
         scales = _scales(leaf.constraint, shape).reshape(-1)
-        cells = zip(names, estimates[own], errors[own], status[own], scales, kept, strict=True)
+        notes = _notes(leaf.constraint, shape, names, estimates[own], status[own])
+        cells = zip(names, estimates[own], errors[own], notes, scales, kept, strict=True)
         for name, estimate, error, note, scale, listed in cells:
             if listed:
                 bounds = interval(float(estimate), float(error), str(scale), level)
                 rows.append((name, [float(estimate), float(error), *bounds, str(note)]))
     return rows
+
+
+def _notes(
+    constraint: str, shape: tuple[int, ...], names: list[str], estimates: Array, status: NDArray[np.str_]
+) -> list[str]:
+    """What is said of each number: its status, and of a probability at 1 which others are at 0."""
+    notes = [str(own) for own in status]
+    if constraint != "simplex":
+        return notes
+    K = shape[-1]
+    for position, estimate in enumerate(estimates):
+        row = range(position - position % K, position - position % K + K)
+        if notes[position] == BOUNDARY and estimate > 0.5:  # not itself at 0: nothing is left for it to move
+            at_zero = [names[i] for i in row if status[i] == BOUNDARY and i != position]
+            notes[position] = f"{BOUNDARY}: {' and '.join(at_zero)} at 0"
+    return notes
 
 
 def _scales(constraint: str, shape: tuple[int, ...]) -> NDArray[np.str_]:

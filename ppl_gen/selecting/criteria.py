@@ -81,8 +81,10 @@ def doubts(fit: Fit) -> list[str]:
     if not fit.status.usable:
         return [fit.status.value]
     found = []
-    if not fit.converged and fit.status is not Status.EPOCHS_DONE:
-        found.append(f"not converged: {fit.status.value}")
+    edges = [line.text for line in fit.certificate.lines if line.name == "boundaries" and line.value > 0]
+    plain = (Status.CONVERGED, Status.EPOCHS_DONE, *((Status.BOUNDARY,) if edges else ()))
+    if fit.status not in plain:
+        found.append(fit.status.value)
     if fit.modes and fit.run.finished > 1:
         hits, finished = fit.modes[0].hits, fit.run.finished
         if hits < max(2, FEW * finished):
@@ -94,7 +96,4 @@ def doubts(fit: Fit) -> list[str]:
         found.append(f"{fit.run.collapsed} of {fit.run.restarts} restarts collapsed")
     if fit.certificate.failed:
         found.append(f"the certificate failed: {', '.join(fit.certificate.failed)}")
-    edges = [line.text for line in fit.certificate.lines if line.name == "boundaries" and line.value > 0]
-    if fit.status is Status.BOUNDARY and not edges:
-        edges = [fit.status.value]
     return found + [f"boundary: {text}" for text in edges]

@@ -98,8 +98,11 @@ def joined(folds: Sequence[Fold]) -> HeldOut:
     n = float(weights.sum())
     mean = float(values @ weights) / n
     variance = float((values - mean) ** 2 @ weights) / max(n - 1, 1.0) if np.isfinite(mean) else math.nan
-    slow = [str(i) for i, fold in enumerate(folds, 1) if fold.status is Status.MAX_STEPS]
-    notes = (f"not converged without fold {', '.join(slow)}",) if slow else ()
+    early: dict[Status, list[str]] = {}
+    for number, fold in enumerate(folds, 1):
+        if fold.status is not None and not fold.status.converged and fold.status is not Status.EPOCHS_DONE:
+            early.setdefault(fold.status, []).append(str(number))
+    notes = tuple(f"without fold {', '.join(own)}: {status.brief}" for status, own in early.items())
     if not np.isfinite(mean):
         notes = (*notes, f"{int((~np.isfinite(values)).sum())} rows held out have density 0")
     return HeldOut(mean, math.sqrt(variance / n) if variance >= 0 else math.nan, notes)

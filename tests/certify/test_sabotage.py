@@ -18,14 +18,16 @@ import torch
 from ppl_gen import reference
 from ppl_gen.certify import bounds, evidence
 from ppl_gen.certify.certify import certify
+from ppl_gen.certify.subject import first_rows
 from ppl_gen.data.reading import read_table
-from ppl_gen.declare.nodes import Categorical, Normal
+from ppl_gen.declare.nodes import Bernoulli, Categorical, Normal
 from ppl_gen.declare.priors import Dirichlet, InverseGamma
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import MLP, By, Free, Linear
 from ppl_gen.infer.algorithms import EM, SVI
 from ppl_gen.infer.elbo import TraceableELBO
 from ppl_gen.infer.em import run_em
+from ppl_gen.infer.status import Status
 from ppl_gen.infer.svi import run_svi
 from ppl_gen.program.families.normal import DiagonalNormal
 from ppl_gen.program.program import compile_spec
@@ -308,6 +310,34 @@ def prior_with_two_permuted_parameters(monkeypatch, fit):
     return fit
 
 
+def information_along_a_direction_with_a_flipped_sign(monkeypatch, fit):
+    monkeypatch.setattr("ppl_gen.certify.certify.MOST_LEARNED", 1)  # no matrix: along directions alone
+    broken(monkeypatch, evidence, "curvature_along", lambda original, *args: -original(*args))
+    return fit
+
+
+def information_along_a_direction_with_sigma_for_sigma_squared(monkeypatch, fit):
+    monkeypatch.setattr("ppl_gen.certify.certify.MOST_LEARNED", 1)
+    broken(monkeypatch, evidence, "curvature_along", confused_scale)
+    return fit
+
+
+def information_along_a_direction_with_two_permuted_parameters(monkeypatch, fit):
+    monkeypatch.setattr("ppl_gen.certify.certify.MOST_LEARNED", 1)
+    broken(monkeypatch, evidence, "curvature_along", permuted(LOC))
+    return fit
+
+
+def information_along_a_direction_without_one_of_the_rows(monkeypatch, fit):
+    monkeypatch.setattr("ppl_gen.certify.certify.MOST_LEARNED", 1)
+
+    def spoil(original, subject, directions):
+        return original(first_rows(subject, subject.table.n_units - 1), directions)
+
+    broken(monkeypatch, evidence, "curvature_along", spoil)
+    return fit
+
+
 SABOTAGES = [
     ("ascent", "mixture", ascent_with_one_step_down),
     ("objective", "mixture", objective_with_a_flipped_sign),
@@ -321,6 +351,10 @@ SABOTAGES = [
     ("information", "mixture", information_with_one_covariance_a_thousandth_off),
     ("information", "mixture", information_with_sigma_for_sigma_squared),
     ("information", "mixture", information_with_two_permuted_parameters),
+    ("information", "mixture", information_along_a_direction_with_a_flipped_sign),
+    ("information", "mixture", information_along_a_direction_with_sigma_for_sigma_squared),
+    ("information", "mixture", information_along_a_direction_with_two_permuted_parameters),
+    ("information", "mixture", information_along_a_direction_without_one_of_the_rows),
     ("gradient", "mixture", gradient_with_sigma_for_sigma_squared_stored),
     ("gradient", "mixture", gradient_with_two_permuted_parameters_stored),
     ("gradient", "mixture", gradient_of_flipped_mixing_weights),
@@ -365,6 +399,22 @@ def test_lines_that_inform_never_fail(fits):
         certificate = certify(program, run, table)
         assert certificate["modes"].ok is certificate["boundaries"].ok is None
     assert certify(*fits["vae"])["ascent"].ok is certify(*fits["vae"])["gradient"].ok is None
+
+
+def test_what_is_inside_is_judged_where_a_probability_is_at_0():
+    """A class without successes leaves EM at the boundary: the other numbers must be at their maximum."""
+    x = np.array([[0, 1], [0, 1], [0, 0], [0, 1], [0, 0]])
+    program, run, table = fitted(Spec(model={"x": Bernoulli(2)}), x, EM(restarts=1, lowering="eager"))
+    assert run.status is Status.BOUNDARY
+    honest = certify(program, run, table)
+    assert honest.ok
+    assert honest["gradient"].ok
+    assert "1 at the edge" in honest["gradient"].text
+    path = "generative.layers.x:probs.table"
+    other = moved((program, run, table), path, lambda logits: logits + torch.tensor([0.0, 0.1]))
+    assert certify(*other).failed == ("gradient",)
+    farther = moved((program, run, table), path, lambda logits: logits - torch.tensor([9.0, 0.0]))
+    assert certify(*farther).ok
 
 
 def test_a_density_wrong_in_the_program_itself_fails_the_objective(fits):

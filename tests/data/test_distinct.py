@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppl_gen.data.distinct import collapsed
+from ppl_gen import Rows
+from ppl_gen.data import distinct
+from ppl_gen.data.distinct import collapsed, collapsed_stream
 from ppl_gen.data.reading import read_table
 from ppl_gen.data.table import Table
 from ppl_gen.declare.nodes import Bernoulli, Categorical, Input, Normal, Poisson
@@ -73,3 +76,27 @@ def test_counts_of_any_size_and_categorical_inputs_collapse() -> None:
     assert fewer.arrays["x"].tolist() == wide[:3].tolist()
     assert fewer.arrays["g"].tolist() == [0, 1, 1]
     assert (fewer.weights.tolist(), inverse.tolist()) == ([20.0] * 3, [0, 1, 2] * 20)
+
+
+def test_streamed_rows_collapse_to_the_same_patterns_and_weights(tmp_path, monkeypatch) -> None:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(random.integers(0, 2, (700, 2)), columns=["a", "b"])
+    frame["c"], frame["w"] = random.choice(["u", "v", None], 700), random.integers(1, 4, 700)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    spec = Spec(model=ITEMS.model, columns={"x": ("a", "b"), "c": ("c",)})
+    monkeypatch.setattr(distinct, "PASS_ROWS", 64)
+    streamed = read_table(Rows(tmp_path / "rows.csv", chunk_rows=50), spec, weights="w")
+    whole, found = collapsed(read_table(frame, spec, weights="w")), collapsed_stream(streamed)
+    assert found is not None
+    assert whole is not None
+    assert dict(zip(keys(found), found.weights, strict=True)) == dict(
+        zip(keys(whole[0]), whole[0].weights, strict=True)
+    )
+    assert found.holes == whole[0].holes == {"c"}
+    monkeypatch.setattr(distinct, "MOST_DISTINCT", 5)
+    assert collapsed_stream(streamed) is None
+
+
+def test_a_streamed_real_column_keeps_all_rows_in_the_files(tmp_path) -> None:
+    np.savetxt(tmp_path / "x.csv", np.arange(40) % 2, header="x", comments="")
+    assert collapsed_stream(read_table(Rows(tmp_path / "x.csv"), Spec(model={"x": Normal(1)}))) is None

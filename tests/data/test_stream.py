@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ppl_gen import By, Categorical, Normal, Poisson, Rows, Spec
+from ppl_gen import Binomial, By, Categorical, Input, Normal, Poisson, Rows, Spec
 from ppl_gen.data.reading import read_table
 from ppl_gen.data.schema import Schema
 from ppl_gen.data.sources import LARGEST_TABLE
@@ -208,3 +208,36 @@ def test_what_fails_while_reading_ahead_is_raised_where_the_rows_are_used() -> N
     assert next(read) == 1
     with pytest.raises(DataError, match="the disk is gone"):
         next(read)
+
+
+@pytest.mark.parametrize(("total", "said"), [("n", "total_count (n) is 4"), (5, "total_count is 5")])
+def test_more_successes_than_trials_are_found_in_a_later_chunk(
+    tmp_path: Path, total: object, said: str
+) -> None:
+    frame = pd.DataFrame({"n": [5] * 30 + [4] * 10, "y": [3] * 35 + [9] + [2] * 4})
+    frame.to_csv(tmp_path / "y.csv", index=False)
+    model = {"n": Input(1)} if total == "n" else {}
+    spec = Spec(model=model | {"z": Categorical(2), "y": Binomial(1, total_count=total, probs=By("z"))})
+    with pytest.raises(DataError) as found:
+        read_table(Rows(tmp_path / "y.csv", chunk_rows=10), spec)
+    assert "column 'y' holds 9 in row 35 (counting from 0)" in str(found.value)
+    assert said in str(found.value)
+
+
+@pytest.mark.parametrize("read", [("a", "b"), ("b",)])
+@pytest.mark.parametrize("line", [2, 25])
+def test_a_row_longer_than_the_header_is_told_by_its_line(tmp_path: Path, read: tuple, line: int) -> None:
+    rows = ["a,b"] + ["1,2"] * 40
+    rows[line - 1] = "1,2,3"
+    (tmp_path / "long.csv").write_text("\n".join(rows))
+    spec = Spec(model={name: Normal(1) for name in read})
+    for place in (tmp_path / "long.csv", Rows(tmp_path / "long.csv", chunk_rows=10)):
+        with pytest.raises(DataError, match=f"line {line} has 3 cells, and the header names 2"):
+            read_table(place, spec)
+
+
+def test_a_separator_at_the_end_of_every_line_is_no_cell(tmp_path: Path) -> None:
+    (tmp_path / "ends.csv").write_text("a,b\n" + "1,2,\n3,4,\n" * 20)
+    spec = Spec(model={"b": Normal(1)})
+    table = read_table(Rows(tmp_path / "ends.csv", chunk_rows=10), spec)
+    assert table.loaded().arrays["b"][:2, 0].tolist() == [2, 4]

@@ -28,6 +28,28 @@ DERIVED = {
         None,
         ["z: Normal(2, loc=Linear(x), scale=Linear(x))"],
     ),
+    "an image comes back through convolutions": (
+        ["z: Normal(8, loc=0, scale=1)", "x: Bernoulli([28, 28], logits=Conv(z, [64, 32], kernel=3))"],
+        None,
+        [
+            "z_x_trunk: Conv(x, [32, 64], kernel=3)",
+            "z: Normal(8, loc=Linear(z_x_trunk), scale=Linear(z_x_trunk))",
+        ],
+    ),
+    "through hidden layers and convolutions, beside an Input": (
+        [
+            "u: Input(k=10)",
+            "z: Normal(8, loc=0, scale=1)",
+            "h: MLP([z, u], [256])",
+            "x: Bernoulli([28, 28], logits=Conv(h, [64, 32]))",
+        ],
+        None,
+        [
+            "z_x_trunk: Conv(x, [32, 64])",
+            "z_trunk: MLP([z_x_trunk, u], [256])",
+            "z: Normal(8, loc=Linear(z_trunk), scale=Linear(z_trunk))",
+        ],
+    ),
     "its own family": (
         ["z: MultivariateNormal(2, loc=0, cov=1)", "x: Normal(6, loc=Linear(z))"],
         None,

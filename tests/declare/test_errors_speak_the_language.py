@@ -146,14 +146,14 @@ MISTAKES = [
     ),
     (
         lambda: as_term(None),
-        "must be a number, a list of numbers, Free(), By(...), Linear(...), MLP(...), "
+        "must be a number, a list of numbers, Free(), By(...), Linear(...), MLP(...), Conv(...), Net(...), "
         "a name or a sum of these, got None",
     ),
     (lambda: Sum("a"), "Sum adds at least two terms, got 1"),
     (
         lambda: By("z") + True,
         "what is added must be a number, a list of numbers, Free(), By(...), Linear(...), "
-        "MLP(...), a name or a sum of these, got True",
+        "MLP(...), Conv(...), Net(...), a name or a sum of these, got True",
     ),
     # reserved for later
     (
@@ -166,8 +166,8 @@ MISTAKES = [
         "Linear's weight other than Free() is not supported yet; it is reserved for a later version",
     ),
     (
-        lambda: parse_entry("Net(2)"),
-        "Net is not supported yet; it is reserved for a later version",
+        lambda: parse_entry("Ordinal(2)"),
+        "Ordinal is not supported yet; it is reserved for a later version",
     ),
     (
         lambda: parse_entry("Categorical(3, probs=By(Lag(h)))"),

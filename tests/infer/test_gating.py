@@ -86,7 +86,7 @@ def test_classes_in_another_order_are_the_same_law(gate: Linear | MLP) -> None:
 # A ring of one class within the other: no linear gate can tell where which is likely.
 INSIDE = R.random(N) < expit(4 - 1.5 * (U**2).sum(1))
 RING = {"u": U, "x": R.normal(np.where(INSIDE, 0.0, 3.0), 1.0)[:, None]}
-FEW = EM(restarts=2, max_steps=30)
+FEW = EM(restarts=2, max_steps=100)
 
 
 def ring(gate: Linear | MLP) -> Fit:

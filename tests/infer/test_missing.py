@@ -16,7 +16,6 @@ from ppl_gen.declare.continuous import MultivariateStudentT, StudentT
 from ppl_gen.declare.nodes import Bernoulli, Categorical, MultivariateNormal, Normal, Poisson
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import By, Free
-from ppl_gen.errors import FitError
 from ppl_gen.fitting import fit
 from ppl_gen.infer.algorithms import EM
 from ppl_gen.results.fit import Fit
@@ -286,12 +285,6 @@ class TestWeights:
         weights = np.r_[np.zeros(20), np.ones(N)]
         weighted = fit(DIAGONAL, {"x": x}, EM(restarts=1, tol=1e-12), weights=weights)
         assert weighted.log_likelihood == pytest.approx(fit(DIAGONAL, {"x": X}).log_likelihood, rel=1e-8)
-
-    def test_svi_says_that_it_takes_none(self) -> None:
-        from ppl_gen.infer.algorithms import SVI
-
-        with pytest.raises(FitError, match="SVI takes no weights"):
-            fit(DIAGONAL, {"x": X}, SVI(epochs=1), weights=self.COUNTED)
 
 
 def same_place(a: Fit, b: Fit) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppl_gen.declare.nodes import Categorical, Input, MultivariateNormal, Normal, Poisson
+from ppl_gen.declare.nodes import Categorical, Input, MultivariateNormal, Normal, Poisson, StudentT
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import MLP, By, Free, Linear
 from ppl_gen.errors import SpecError
+from ppl_gen.infer import linear_gaussian
 from ppl_gen.infer.algorithms import EM, SVI
 from ppl_gen.infer.route import em_obstacle, route
 from ppl_gen.program.program import compile_spec
@@ -27,9 +28,19 @@ ROUTES = {
     "no latent": ({"x": MultivariateNormal()}, EM, "no latent"),
     "z observed": ({"c": Categorical(3), "x": Normal(loc=By("c"))}, EM, "no latent"),
     "continuous latent": (
-        {"z": Normal(1, loc=0, scale=1), "x": Normal(loc=Linear("z"))},
+        {"z": Normal(1, loc=0, scale=1), "x": Normal(loc=MLP("z", [3]))},
         SVI,
-        "'z' is a continuous latent",
+        "'z' is a continuous latent, and x.loc = MLP(z, [3]) is not linear in the latents",
+    ),
+    "linear-Gaussian": (
+        {"z": Normal(1, loc=0, scale=1), "x": Normal(loc=Linear("z"))},
+        EM,
+        "every latent is linear-Gaussian (z = Normal(1, loc=0, scale=1))",
+    ),
+    "factors with heavy tails": (
+        {"z": Normal(1, loc=0, scale=1), "x": StudentT(df=4, loc=Linear("z"))},
+        SVI,
+        "x is StudentT, not normal",
     ),
     "regression": (Z | U | {"x": Normal(loc=Linear("u", by="z"))}, EM, "every M-step has a closed form"),
     "network": (
@@ -77,7 +88,7 @@ def test_the_reason_names_what_decided_it(name):
     assert isinstance(chosen, algorithm)
     assert reason in text
     assert text.startswith(algorithm.__name__)
-    assert (em_obstacle(program) is None) == (algorithm is EM)
+    assert (None in (em_obstacle(program), linear_gaussian.obstacle(program))) == (algorithm is EM)
 
 
 def test_a_latent_count_is_refused_in_words():

@@ -104,7 +104,10 @@ BIAS = np.array([0.5, -1.0, 2.0])
 @pytest.fixture
 def affine_vae() -> Fit:
     """x = W z + b + 0.5 ε with a guide that is good, not exact: scale 0.6, and means of half the rotation."""
-    spec = Spec(model={"z": Normal(2, loc=0, scale=1), "x": Normal(3, loc=Linear("z"), scale=0.5)})
+    guide = {"z": Normal(2, loc=Linear("x"), scale=Linear("x"))}  # written, or the exact posterior is asked
+    spec = Spec(
+        model={"z": Normal(2, loc=0, scale=1), "x": Normal(3, loc=Linear("z"), scale=0.5)}, guide=guide
+    )
     x = np.random.default_rng(1).normal(0, 1, (30, 2)) @ WEIGHT.T + BIAS
     x += 0.5 * np.random.default_rng(2).normal(0, 1, x.shape)
     gain = WEIGHT.T @ np.linalg.inv(WEIGHT @ WEIGHT.T + 0.25 * np.eye(3))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -15,10 +16,13 @@ from scipy.stats import bernoulli, multivariate_normal, norm
 from sklearn.mixture import GaussianMixture
 
 from ppl_gen.certify.certificate import Certificate, Line
+from ppl_gen.data.sources import Rows
 from ppl_gen.declare.nodes import Bernoulli, Categorical, Input, Normal
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import By, Linear
 from ppl_gen.errors import DataError, FitError
+from ppl_gen.fitting import fit
+from ppl_gen.infer.algorithms import EM
 from ppl_gen.results import rows
 from ppl_gen.results.fit import Fit
 
@@ -304,3 +308,35 @@ def test_a_fit_prints_in_a_line_what_it_is_and_how_it_ended(mixture: Fit) -> Non
     failed = replace(mixture, certificate=Certificate((Line("gap", False, -1.0, 0.0, "below zero"),)))
     assert "certificate FAILED" in repr(failed)
     assert not mixture.converged
+
+
+def test_files_that_are_streamed_are_imputed_as_in_memory(tmp_path, monkeypatch) -> None:
+    random = np.random.default_rng(0)
+    z = random.integers(0, 2, 90)
+    frame = pd.DataFrame(random.normal(9.0 * z[:, None], 1, (90, 2)), columns=["a", "b"])
+    frame["c"] = np.where(z == 1, "far", "near")
+    frame.loc[::7, "b"], frame.loc[3::11, "c"] = np.nan, None
+    spec = Spec(
+        model={"z": Categorical(2), "x": Normal(loc=By("z"), scale=By("z")), "c": Categorical(probs=By("z"))},
+        columns={"x": ("a", "b"), "c": ("c",)},
+    )
+    found = fit(spec, frame, EM(restarts=2))
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    whole = found.impute(frame)
+    by_parts = found.impute(Rows(tmp_path / "rows.csv", chunk_rows=20))
+    np.testing.assert_allclose(by_parts["x"], whole["x"], rtol=1e-12)
+    assert by_parts["c"].tolist() == whole["c"].tolist()
+    drawn = found.impute(Rows(tmp_path / "rows.csv", chunk_rows=20), draws=3)["x"]
+    assert drawn.shape == (3, 90, 2)
+    np.testing.assert_array_equal(drawn[:, 1], np.broadcast_to(frame[["a", "b"]].to_numpy()[1], (3, 2)))
+
+
+def test_classes_that_no_label_names_are_told_apart() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(np.repeat([0.0, 10.0, 20.0, 30.0], 30))[:, None]
+    labels = np.full(120, None, dtype=object)
+    labels[:3], labels[30:33] = "a", "b"
+    spec = Spec(model={"z": Categorical(4), "x": Normal(1, loc=By("z"))})
+    said = fit(spec, {"x": x, "z": labels}, EM(restarts=5)).predict({"x": x})
+    assert [len({*said[i : i + 30]}) for i in range(0, 120, 30)] == [1, 1, 1, 1]
+    assert {*said} == {"a", "b", 2, 3}

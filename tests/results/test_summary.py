@@ -14,6 +14,7 @@ from ppl_gen import (
     EM,
     SVI,
     Bernoulli,
+    Binomial,
     By,
     Categorical,
     Free,
@@ -23,6 +24,7 @@ from ppl_gen import (
     Normal,
     Poisson,
     Spec,
+    StudentT,
     fit,
     load,
 )
@@ -112,8 +114,64 @@ def test_what_has_no_error_of_its_own_says_why():
     assert note["x.loc[0]"] == note["x.scale[1]"] == "fixed"
     assert table.loc["x.loc[0]", "standard error"] == 0
     assert note["c.probs[g=1, 0]"] == "boundary"
-    assert np.isnan(table.loc["c.probs[g=1, 0]", "standard error"])
+    assert note["c.probs[g=1, 1]"] == "boundary: c.probs[g=1, 0] at 0"
+    assert table.loc["c.probs[g=1, 0]":"c.probs[g=1, 1]", "standard error"].isna().all()
     assert note["c.probs[g=0, 0]"] == note["x.loc[1]"] == ""
+
+
+def test_a_parameter_at_its_bound_has_no_error_that_looks_like_certainty():
+    """Normal rows under a Student-t, and as many successes as trials: df and probability have run to their ends."""
+    rng = np.random.default_rng(0)
+    x = norm.ppf((np.arange(200) + 0.5) / 200)[:, None]  # tails lighter than any Student-t's
+    model = {"x": StudentT(1), "n": Binomial(2, total_count=5)}
+    n = np.c_[np.full(200, 5), rng.binomial(5, 0.3, 200)]
+    table = fit(Spec(model=model), {"x": x, "n": n}).summary()
+    at_end = table.loc[["x.df", "n.probs[0]"]]
+    assert (at_end["note"] == "boundary").all()
+    assert at_end["standard error"].isna().all()
+    others = table.loc[["x.loc", "x.scale", "n.probs[1]"]]
+    p = n[:, 1].mean() / 5
+    expected = [x.std() / np.sqrt(200), x.std() / np.sqrt(400), np.sqrt(p * (1 - p) / 1000)]
+    np.testing.assert_allclose(others["standard error"], expected, rtol=1e-4)
+
+
+def test_a_weight_that_quasi_separated_rows_send_to_infinity_is_named_and_has_no_error():
+    """In one class u tells y apart but for rows at u = 0: there the intercept is the log-odds of 3 in 8."""
+    rng = np.random.default_rng(1)
+    u = np.r_[rng.normal(size=60), np.zeros(8), rng.normal(size=80)]
+    x = np.r_[rng.normal(0, 1, 68), rng.normal(40, 1, 80)]  # far apart: the classes are as good as known
+    y = np.r_[u[:60] > 0, np.arange(8) < 3, rng.random(80) < expit(u[68:])]
+    model = {
+        "u": Input(1),
+        "z": Categorical(2),
+        "x": Normal(1, loc=By("z"), scale=1),
+        "y": Bernoulli(1, probs=Linear("u", by="z")),
+    }
+    data = {"u": u[:, None], "x": x[:, None], "y": y[:, None].astype(int)}
+    found = fit(Spec(model=model), data)
+    assert any("the data do not bound" in note and "of 4 parameters of y" in note for note in found.run.notes)
+    table = found.summary()
+    run_off = int(found.parameters["x"]["loc"][:, 0].argmin())
+    weight, bias = f"y.probs.weight[z={run_off}, u]", f"y.probs.bias[z={run_off}]"
+    assert table.loc[weight, "note"].startswith("not ")
+    assert np.isnan(table.loc[weight, "standard error"])
+    np.testing.assert_allclose(table.loc[bias, "estimate"], logit(3 / 8), atol=1e-4)
+    np.testing.assert_allclose(table.loc[bias, "standard error"], 1 / np.sqrt(8 * 3 / 8 * 5 / 8), rtol=1e-4)
+    others = table.loc[[f"y.probs.weight[z={1 - run_off}, u]", f"y.probs.bias[z={1 - run_off}]"]]
+    assert (others["note"] == "").all()
+    assert others["standard error"].between(0.1, 0.6).all()
+
+
+def test_a_bias_far_from_its_column_s_values_keeps_its_large_error():
+    """In years the intercept is that of the year 0: its error of hundreds is no sign of a weight run off."""
+    rng = np.random.default_rng(2)
+    year = rng.normal(2000, 3, (100, 1))
+    y = (rng.random((100, 1)) < expit((year - 2000) / 2)).astype(int)
+    found = fit(Spec(model={"t": Input(1), "y": Bernoulli(1, probs=Linear("t"))}), {"t": year, "y": y})
+    table = found.summary()
+    assert (table["note"] == "").all()
+    assert table.loc["y.probs.bias", "standard error"] > 100
+    assert not any("do not bound" in note for note in found.run.notes)
 
 
 def test_shares_of_classes_behind_covariates_are_derived_with_their_error():

@@ -26,8 +26,9 @@ from ppl_gen.program.families.student_t import (
     at_jumps,
     best_jump,
     degrees_of_freedom,
+    expanded,
     expansion,
-    expected_log_weight,
+    expected_weight,
     jump_or,
     log_constant,
     precision_density,
@@ -164,9 +165,9 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
         seen: Any = None,
         current: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Σw, Σw·log u, gains of jumps, then Σwu, Σwux and Σwuxxᵀ, with u as expected at the current parameters.
+        """Σw, Σw·(u − log u − 1), gains of jumps, then Σwu, Σwux and Σwuxxᵀ.
 
-        Of missing cells, what the seen ones say of them (Liu and Rubin, 1995).
+        U is as expected at the current parameters. Of missing cells, what the seen ones say (Liu and Rubin, 1995).
         """
         assert current is not None
         name, own, D = "cov" if "cov" in current else "scale_tril", weights.shape[:-1], sizes.width
@@ -177,14 +178,14 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
             loc, factor = current["loc"].expand((*own, D)), current[name].expand((*own, D, D))
             squared, _ = missing_normal.squared_distance(loc, factor, value, seen)
             count = seen.cells.sum(-1)
-        u, log_u = expected_log_weight(current["df"], squared, count)
+        u, gap = expected_weight(current["df"], squared, count)
         if seen is None:
             wu = (weights * u).reshape(-1, weights.shape[-1])
             sums = (wu @ quadratic_features(value).T).reshape((*own, -1))
         else:
             sums = missing_normal.expected_statistics(weights, loc, factor, value, seen, u)
         jumps = at_jumps(current["df"], squared, count)
-        each = (torch.ones_like(u), log_u, *jumps)
+        each = (torch.ones_like(u), gap, *jumps)
         counts = torch.stack([(weights * part).sum(-1) for part in each], -1)
         return torch.cat([counts, sums], -1)
 
@@ -193,10 +194,11 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """A normal's estimates under the weights u, df by Newton's method; or a jump of df, if that gains more."""
         D, name = site.sizes.width, "cov" if "cov" in current else "scale_tril"
-        n, logs, *jumps, u, first, packed = statistics.split([1, 1, 1, 1, 1, D, D * (D + 1) // 2], -1)
-        before = self._complete(n, u, first, _symmetric(packed, D), logs, current, site)
+        n, gaps, *jumps, u, first, packed = statistics.split([1, 1, 1, 1, 1, D, D * (D + 1) // 2], -1)
+        before = self._complete(n, u, first, _symmetric(packed, D), gaps, current, site)
         alpha = expansion(n, u, site.spread(current["df"], "df"), site, name)
-        u, first, packed, logs = u / alpha, first / alpha, packed / alpha, logs - n * alpha.log()
+        gaps = expanded(gaps, n, u, alpha)
+        u, first, packed = u / alpha, first / alpha, packed / alpha
         second = _symmetric(packed, D)
         loc, factor = current["loc"], current[name]
         regular = torch.ones_like(statistics.sum(), dtype=torch.bool)
@@ -212,8 +214,8 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
                 if "loc" not in site.fixed:
                     scatter = apart_where_constant(scatter, jitter)
                 factor, regular = self._factorise(scatter, count, factor, floor, jitter)
-        found = {"df": degrees_of_freedom(n, u, logs, current["df"], site), "loc": loc, name: factor}
-        after = self._complete(n, u, first, second, logs, found, site) - 0.5 * D * (n * alpha.log()).sum()
+        found = {"df": degrees_of_freedom(n, gaps, current["df"], site), "loc": loc, name: factor}
+        after = self._complete(n, u, first, second, gaps, found, site) - 0.5 * D * (n * alpha.log()).sum()
         return jump_or(found, regular, after - before, best_jump(jumps, n, current["df"], site), current)
 
     def _complete(
@@ -222,7 +224,7 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
         u: Tensor,
         first: Tensor,
         second: Tensor,
-        logs: Tensor,
+        gaps: Tensor,
         at: Mapping[str, Tensor],
         site: Site,
     ) -> Tensor:
@@ -236,7 +238,7 @@ class MultivariateStudentTFamily(MultivariateNormalFamily):
         scatter = second - crossed - crossed.mT + squares
         volume = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
         normal = n * volume - 0.5 * (inverse @ scatter * inverse).sum((-2, -1)).unsqueeze(-1)
-        return (normal + precision_density(n, u, logs, site.spread(at["df"], "df"))).sum()
+        return (normal + precision_density(n, gaps, site.spread(at["df"], "df"))).sum()
 
     def rescale(self, working: Mapping[str, Tensor], shift: Tensor, scale: Tensor) -> dict[str, Tensor]:
         """Loc and L in units of `scale`, from `shift`; df has no unit."""

@@ -23,6 +23,7 @@ from ppl_gen.program.families.base import (
     counted,
     is_outer,
     outer_log_prob,
+    standard_units,
     summed_over_cells,
 )
 from ppl_gen.program.families.conjugate import variance_mode, with_normal
@@ -69,15 +70,27 @@ class DiagonalNormal(LazyDistribution):
         own = torch.broadcast_shapes(self.loc.shape, self.scale.shape)[:-1]
         if len(own) > 1 and is_outer(own, rows):
             loc, centred = about_middle(self.loc, as_rows(value))
-            log_prob = outer_log_prob(self._natural(loc), normal_features(centred, self.seen))
+            unit = self._unit()
+            features = normal_features(centred if unit is None else centred / unit, self.seen)
+            log_prob = outer_log_prob(self._natural(loc, unit), features)
+            if unit is not None:
+                log_prob = log_prob - summed_over_cells(unit.log().expand(value.shape[-1]), self.seen)
         else:
             standard = (value - self.loc) / self.scale
             each = -0.5 * standard**2 - self.scale.log() - 0.5 * LOG_2PI
             log_prob = summed_over_cells(each, self.seen)
         return self._over_batch(log_prob, rows)
 
-    def _natural(self, loc: Tensor) -> Tensor:
+    def _unit(self) -> Tensor | None:
+        """A size of each column's scales, (D,) or (1,), so that squares stay finite; None in EM's units."""
+        if standard_units():
+            return None
+        return self.scale.detach().log().reshape(-1, self.scale.shape[-1]).mean(0).exp()
+
+    def _natural(self, loc: Tensor, unit: Tensor | None) -> Tensor:
         loc, scale = torch.broadcast_tensors(loc, self.scale)
+        if unit is not None:
+            loc, scale = loc / unit, scale / unit
         precision = scale**-2
         constant = constants(-0.5 * loc**2 * precision - scale.log() - 0.5 * LOG_2PI, self.seen)
         return torch.cat([constant, loc * precision, -0.5 * precision], -1)

@@ -20,24 +20,37 @@ from ppl_gen.program.families.base import Family, Site, Sizes, at_least_tiny
 from ppl_gen.program.families.cells import CellVector, narrow, pool, widened
 from ppl_gen.program.families.gamma import POSITIVE
 from ppl_gen.program.families.normal import ECM_CYCLES
-from ppl_gen.program.families.shapes import LARGE, shape_of_gap
+from ppl_gen.program.families.shapes import LARGE, log_minus_digamma, shape_of_gap
 
 LEAST_DF, LARGEST_DF = StudentT.bounds["df"]
 DF_BEGINNING = 10.0
 JUMPS = (0.25, 4.0)  # by which df may also move at once: EM crawls where tails are nearly normal
 WORTH_IT = 1e-9  # nats a row that a jump must gain
+LARGE_SINGLE = 5.0  # as `LARGE` is to double precision
+ROUNDED = 8.0  # units in the last place a row that a jump must gain, where that is more
 FINER_FLOOR = 1e-12  # of a normal's floor of variance: a column's spread may be its outliers'
 
 
 def log_constant(df: Tensor, dimensions: Tensor | float = 1) -> Tensor:
-    """Log Γ((df + D)/2) − log Γ(df/2) − D/2·log(df π), with all its digits where df is large."""
+    """Log Γ((df + D)/2) − log Γ(df/2) − D/2·log(df π), with all its digits whatever df."""
     half, step = df / 2, dimensions / 2
-    big = half.clamp(min=LARGE**2)
-    end = big + step
-    stirling = (end - 0.5) * torch.log1p(step / big) - step + (1 / end - 1 / big) / 12
-    stirling = stirling - (end**-3 - big**-3) / 360
+    exact = half > _series_from(df)
+    big = torch.where(exact, half, 1e3)
+    far = (big + step - 0.5) * torch.log1p(step / big) - step
+    far = far + stirling_rest(big + step) - stirling_rest(big)
     near = torch.lgamma(half + step) - torch.lgamma(half) - step * half.log()
-    return torch.where(half > LARGE**2, stirling, near) - step * math.log(2 * math.pi)
+    return torch.where(exact, far, near) - step * math.log(2 * math.pi)
+
+
+def stirling_rest(z: Tensor) -> Tensor:
+    """Log Γ(z) − (z − ½) log z + z − ½ log 2π: the series behind Stirling's formula."""
+    square = z**-2
+    return (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square / 1680))) / z
+
+
+def _series_from(like: Tensor) -> float:
+    """From where on the series is exact, and better than a difference of large logarithms of Γ."""
+    return LARGE if like.dtype == torch.float64 else LARGE_SINGLE
 
 
 class StudentTVector(CellVector):
@@ -81,10 +94,14 @@ class StudentTVector(CellVector):
         return log_constant(self.df) - self.scale.log() - tail
 
 
-def expected_log_weight(df: Tensor, squared: Tensor, dimensions: Tensor | float = 1) -> tuple[Tensor, Tensor]:
-    """E[u | x] and E[log u | x] at the squared distances: u is Gamma((df + D)/2, (df + squared)/2)."""
-    shape, rate = (df + dimensions) / 2, (df + squared) / 2
-    return shape / rate, torch.digamma(shape) - rate.log()
+def expected_weight(df: Tensor, squared: Tensor, dimensions: Tensor | float = 1) -> tuple[Tensor, Tensor]:
+    """E[u | x] and E[u − log u − 1 | x] at the squared distances: u is Gamma((df + D)/2, (df + squared)/2).
+
+    The second as a whole: where df is large it is 1/df, of terms near 1 that single precision knows to 1e-7.
+    """
+    shape = (df + dimensions) / 2
+    excess = (squared - dimensions) / (df + dimensions)  # 1/E[u] − 1
+    return 1 / (1 + excess), torch.log1p(excess) - excess / (1 + excess) + log_minus_digamma(shape)
 
 
 def at_jumps(df: Tensor, squared: Tensor, dimensions: Tensor | float = 1) -> list[Tensor]:
@@ -107,7 +124,7 @@ def best_jump(
     """Df after the better of the jumps, where one is worth it, and what is gained in all: a scalar."""
     if parameter in site.fixed:
         return current, n.sum() * 0
-    least = WORTH_IT * pool(n, site, parameter)
+    least = max(WORTH_IT, ROUNDED * torch.finfo(n.dtype).eps) * pool(n, site, parameter)
     down, up = (pool(gain, site, parameter) for gain in gains)
     moved = torch.where(up > down, _jumped(current, JUMPS[1]), _jumped(current, JUMPS[0]))
     gain = torch.maximum(up, down)
@@ -115,13 +132,14 @@ def best_jump(
     return torch.where(better, moved, current), torch.where(better, gain, 0.0).sum()
 
 
-def precision_density(n: Tensor, weights: Tensor, logs: Tensor, df: Tensor) -> Tensor:
-    """Σ E log Gamma(u; df/2, df/2), less what does not depend on df: of the sums Σ1, Σu and Σlog u."""
+def precision_density(n: Tensor, gaps: Tensor, df: Tensor) -> Tensor:
+    """Σ E log Gamma(u; df/2, df/2), less what does not depend on df: of the sums Σ1 and Σ(u − log u − 1)."""
     half = df / 2
-    big = half.clamp(min=LARGE)
-    stirling = 0.5 * big.log() - 0.5 * math.log(2 * math.pi) - (1 / big - big**-3 / 30) / 12
+    exact = half > _series_from(df)
+    big = torch.where(exact, half, 1e3)
+    far = 0.5 * big.log() - 0.5 * math.log(2 * math.pi) - stirling_rest(big)
     near = half * half.log() - half - torch.lgamma(half)
-    return n * torch.where(half > LARGE, stirling, near) - half * (weights - logs - n)
+    return n * torch.where(exact, far, near) - half * gaps
 
 
 def expansion(n: Tensor, weights: Tensor, df: Tensor, site: Site, scale: str) -> Tensor:
@@ -136,15 +154,17 @@ def expansion(n: Tensor, weights: Tensor, df: Tensor, site: Site, scale: str) ->
     return site.spread(at_least_tiny(alpha), scale)
 
 
-def degrees_of_freedom(
-    n: Tensor, weights: Tensor, logs: Tensor, current: Tensor, site: Site, parameter: str = "df"
-) -> Tensor:
-    """Maximum likelihood of df given Σ1, Σu and Σlog u: log(df/2) − ψ(df/2) = Σ(u − log u − 1)/Σ1."""
+def expanded(gaps: Tensor, n: Tensor, weights: Tensor, alpha: Tensor) -> Tensor:
+    """Σ(u − log u − 1) with u/α for u, of Σ1 and Σu."""
+    return gaps - weights * (alpha - 1) / alpha + n * torch.log1p(alpha - 1)
+
+
+def degrees_of_freedom(n: Tensor, gaps: Tensor, current: Tensor, site: Site, parameter: str = "df") -> Tensor:
+    """Maximum likelihood of df given Σ1 and Σ(u − log u − 1): log(df/2) − ψ(df/2) is their quotient."""
     if parameter in site.fixed:
         return current
     count = pool(n, site, parameter)
-    gap = pool(weights - logs - n, site, parameter) / at_least_tiny(count)
-    new = (2 * shape_of_gap(gap)).clamp(LEAST_DF, LARGEST_DF)
+    new = (2 * shape_of_gap(pool(gaps, site, parameter) / at_least_tiny(count))).clamp(LEAST_DF, LARGEST_DF)
     return site.keep(parameter, torch.where(count > 0, new, current), current)
 
 
@@ -167,7 +187,7 @@ class StudentTFamily(Family):
         seen: Tensor | None = None,
         current: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Σw, Σwu, Σwu·y, Σwu·y², Σw·log u, with u as it is expected at the current parameters, and gains of jumps.
+        """Σw, Σwu, Σwu·y, Σwu·y², Σw·(u − log u − 1), u as expected at the current parameters, and gains of jumps.
 
         Y is x from the current location: outliers make the columns' units large beside the scale.
         """
@@ -175,23 +195,24 @@ class StudentTFamily(Family):
         df, loc, scale = (current[name].unsqueeze(-2) for name in ("df", "loc", "scale"))
         apart = value - loc  # (joint axes…, N, D)
         squared = (apart / scale) ** 2
-        u, log_u = expected_log_weight(df, squared)
+        u, gap = expected_weight(df, squared)
         w = weights.unsqueeze(-1) if seen is None else weights.unsqueeze(-1) * seen
         wu = w * u
         jumps = [w * gain for gain in at_jumps(df, squared)]
-        parts = (w.expand_as(wu), wu, wu * apart, wu * apart**2, w * log_u, *jumps)
+        parts = (w.expand_as(wu), wu, wu * apart, wu * apart**2, w * gap, *jumps)
         return torch.cat([widened(part, sizes.width).sum(-2) for part in parts], -1)
 
     def maximise(
         self, statistics: Tensor, current: Mapping[str, Tensor], site: Site, floor: Tensor, jitter: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         """A normal's estimates under the weights u, df by Newton's method; or a jump of df, if that gains more."""
-        n, u, first, second, logs, *jumps = statistics.split(site.sizes.width, -1)
-        before = self._complete(n, u, first, second, logs, current, site)
+        n, u, first, second, gaps, *jumps = statistics.split(site.sizes.width, -1)
+        before = self._complete(n, u, first, second, gaps, current, site)
         origin = site.spread(current["loc"], "loc")
         floor = floor * FINER_FLOOR
         alpha = expansion(n, u, site.spread(current["df"], "df"), site, "scale")
-        u, first, second, logs = u / alpha, first / alpha, second / alpha, logs - n * alpha.log()
+        gaps = expanded(gaps, n, u, alpha)
+        u, first, second = u / alpha, first / alpha, second / alpha
         loc, variance = current["loc"], current["scale"] ** 2
         regular = torch.ones_like(statistics.sum(), dtype=torch.bool)
         for _ in range(1 if "scale" in site.fixed or site.nested("scale", "loc") else ECM_CYCLES):
@@ -205,9 +226,9 @@ class StudentTFamily(Family):
                 middle = site.spread(loc, "loc") - origin
                 squares = pool(second - 2 * middle * first + middle**2 * u, site, "scale")
                 variance, regular = _variance(squares, n, variance, site, floor, jitter)
-        df = degrees_of_freedom(n, u, logs, current["df"], site)
+        df = degrees_of_freedom(n, gaps, current["df"], site)
         found = {"df": df, "loc": loc, "scale": variance.sqrt()}
-        after = self._complete(n, u, first, second, logs, found, site, origin) - 0.5 * (n * alpha.log()).sum()
+        after = self._complete(n, u, first, second, gaps, found, site, origin) - 0.5 * (n * alpha.log()).sum()
         return jump_or(found, regular, after - before, best_jump(jumps, n, current["df"], site), current)
 
     def _complete(
@@ -216,7 +237,7 @@ class StudentTFamily(Family):
         u: Tensor,
         first: Tensor,
         second: Tensor,
-        logs: Tensor,
+        gaps: Tensor,
         at: Mapping[str, Tensor],
         site: Site,
         origin: Tensor | float | None = None,
@@ -226,7 +247,7 @@ class StudentTFamily(Family):
         middle = 0.0 if origin is None else site.spread(at["loc"], "loc") - origin
         squares = second - 2 * middle * first + middle**2 * u
         normal = -n * scale.log() - squares / (2 * scale**2)
-        return (normal + precision_density(n, u, logs, site.spread(at["df"], "df"))).sum()
+        return (normal + precision_density(n, gaps, site.spread(at["df"], "df"))).sum()
 
     def rescale(self, working: Mapping[str, Tensor], shift: Tensor, scale: Tensor) -> dict[str, Tensor]:
         """Loc and scale in units of `scale`, from `shift`; df has no unit."""

@@ -1,0 +1,230 @@
+"""One lowered step of stochastic gradient ascent, and the optimiser's memory from step to step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ppl_gen.errors import FitError
+from ppl_gen.infer.algorithms import SVI
+from ppl_gen.infer.centring import Centring, Means
+from ppl_gen.infer.elbo import functional_pair
+from ppl_gen.infer.enumeration import State
+from ppl_gen.infer.objective import Objective
+from ppl_gen.infer.optimisers import Layout, Memory, Schedule, TorchOptimiser, adam, adam_memory
+from ppl_gen.program.lowering import How, Lowered
+from ppl_gen.program.program import Program
+
+PROBE_STEPS = 50  # traced steps timed before a compile is considered
+FEWEST_PROBED = 5  # where a checkpoint cannot wait for so many
+COMPILE_SECONDS = 20.0  # what a cold compile costs
+COMPILE_GAIN = 0.5  # the share of a traced step that compiling it saves, at least
+WEIGHTS = ".weights"  # the rows' weights among the data, 1 on average
+
+Rows = dict[str, Tensor]
+Knobs = dict[
+    str, Tensor
+]  # "rate", and "beta" where it is not 1: scalars that change on the way; as tensors they add no graph
+
+
+def gradient_step(
+    program: Program, layout: Layout, algorithm: SVI, n_units: int
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """(flat parameters, buffers, rows, knobs, means) → the gradient of −mean bound (F10), and Σ_d w_d LB_d.
+
+    The log-density of priors is spread over the N rows: each adds 1/N of it. Parameters are those of `Centring`.
+    """
+    objective, has_priors = Objective.of(algorithm), any(True for _ in program.priors)
+    centring = Centring(program)
+
+    def step(
+        flat: Tensor, buffers: State, rows: Rows, knobs: Knobs, means: Means | None = None
+    ) -> tuple[Tensor, Tensor]:
+        rows = dict(rows)
+        weights = rows.pop(WEIGHTS, None)
+
+        def loss(flat: Tensor) -> tuple[Tensor, Tensor]:
+            state = centring.outside(layout.unflatten(flat), means or {}) | buffers
+            climbed, bounds = objective.per_row(*functional_pair(program, state), rows, knobs.get("beta"))
+            if weights is not None:
+                climbed, bounds = climbed * weights, bounds * weights
+            if has_priors:
+                share = torch.func.functional_call(program, state, ("log_prior",)) / n_units
+                climbed, bounds = climbed + share, bounds + share
+            return -climbed.mean(), bounds.sum()
+
+        gradient, bound = torch.func.grad(loss, has_aux=True)(flat)
+        if algorithm.clip_norm is not None:
+            gradient = gradient * (algorithm.clip_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)  # as torch
+        return gradient, bound
+
+    return step
+
+
+def ascent_step(program: Program, layout: Layout, algorithm: SVI, n_units: int) -> Callable[..., Any]:
+    """One step of Adam: (flat, memory, knobs, buffers, data, index, means) → (flat, memory, Σ_d w_d LB_d).
+
+    A step whose bound or gradient is not finite moves nothing, and its bound comes back as NaN.
+    """
+    gradient_of = gradient_step(program, layout, algorithm, n_units)
+
+    def step(
+        flat: Tensor,
+        memory: Memory,
+        knobs: Knobs,
+        buffers: State,
+        data: Rows,
+        index: Tensor,
+        means: Means | None = None,
+    ) -> tuple[Tensor, Memory, Tensor]:
+        gradient, bound = gradient_of(flat, buffers, picked(data, index), knobs, means)
+        sound = torch.isfinite(bound) & torch.isfinite(gradient.sum())
+        if algorithm.weight_decay:
+            gradient = gradient + algorithm.weight_decay * flat
+        moved, remembered = adam(flat, gradient, memory, knobs["rate"])
+        kept = {slot: torch.where(sound, new, memory[slot]) for slot, new in remembered.items()}
+        return torch.where(sound, moved, flat), kept, torch.where(sound, bound, math.nan)
+
+    return step
+
+
+def picked(data: Rows, index: Tensor) -> Rows:
+    """Some of the rows."""
+    return {name: column.index_select(0, index) for name, column in data.items()}
+
+
+class Ascent:
+    """The lowered step of one run, with the optimiser's state.
+
+    With `lowering="auto"` the traced step is timed, and compiled once that repays itself in what is left of
+    the run. A ragged last batch runs traced: compiling for one step an epoch never repays.
+    """
+
+    def __init__(self, program: Program, algorithm: SVI, data: Rows, planned: int) -> None:
+        self.algorithm, self.data, self.planned = algorithm, data, planned
+        parameters = {path: value.detach().clone() for path, value in program.named_parameters()}
+        if not parameters:
+            raise FitError("the model has no free parameter: there is nothing to fit")
+        self.buffers = {path: value.detach().clone() for path, value in program.named_buffers()}
+        self.layout = Layout(parameters)
+        self.centring = Centring(program)
+        self.flat = self.layout.flatten(self.centring.inside(parameters))
+        self.knobs: Knobs = {"rate": self.flat.new_tensor(algorithm.learning_rate)}
+        if algorithm.beta != 1 or algorithm.warm_up:
+            self.knobs["beta"] = self.flat.new_tensor(algorithm.beta)
+        n_units = len(next(iter(data.values())))
+        self.own_adam = algorithm.optimizer == "adam"
+        self.slowed = 1.0  # what the learning rate counts, after steps that were not finite
+        self.begin(())
+        stepping = ascent_step if self.own_adam else gradient_step
+        step: Callable[..., Any] = stepping(program, self.layout, algorithm, n_units)
+        how = cast(How, algorithm.lowering)
+        self.step = Lowered(step, how)
+        self.ragged = Lowered(step, "traced") if how == "compiled" else self.step
+        self.taken, self.began, self.settled = 0, time.monotonic(), False
+
+    def begin(self, history: Iterable[float]) -> None:
+        """The optimiser and the schedule anew; the schedule is told of the epochs so far, by their ELBOs."""
+        if self.own_adam:
+            self.memory = adam_memory(self.flat)
+            self.schedule = Schedule(self.algorithm)
+        else:
+            self.torch_optimiser = TorchOptimiser(self.algorithm, self.layout, self.flat)
+            self.schedule = Schedule(self.algorithm, self.torch_optimiser.optimiser)
+        for elbo in history:
+            self.schedule.step(elbo)
+        self.knobs["rate"].fill_(self.rate)
+
+    def advance(self, index: Tensor, full: bool) -> Tensor:
+        """One step on the rows of a minibatch; Σ_d w_d LB_d of it at the parameters before the step.
+
+        NaN where the bound or the gradient is not finite, or a matrix was not what a decomposition takes: nothing
+        has moved then.
+        """
+        run, means = self.step if full else self.ragged, self.centring.means
+        try:
+            if self.own_adam:
+                self.flat, self.memory, bound = run(
+                    self.flat, self.memory, self.knobs, self.buffers, self.data, index, means
+                )
+            else:
+                gradient, bound = run(self.flat, self.buffers, picked(self.data, index), self.knobs, means)
+                if bool(torch.isfinite(bound) & torch.isfinite(gradient.sum())):
+                    self._move(gradient)
+                else:
+                    bound = bound.new_full((), math.nan)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return self.flat.new_full((), math.nan)
+        self._consider_compiling()
+        return bound
+
+    def _move(self, gradient: Tensor) -> None:
+        """A torch optimiser's step, at the slowed rate: its own, as its schedule knows it, is put back."""
+        groups = self.torch_optimiser.optimiser.param_groups
+        rates = [group["lr"] for group in groups]
+        for group in groups if self.slowed != 1 else ():
+            group["lr"] = group["lr"] * self.slowed
+        self.flat = self.torch_optimiser(gradient)
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+
+    def warm_to(self, share: float) -> None:
+        """β at this share of what it is to be."""
+        if "beta" in self.knobs:
+            self.knobs["beta"].fill_(self.algorithm.beta * share)
+
+    def end_epoch(self, elbo: float) -> None:
+        """The learning rate of the next epoch."""
+        self.schedule.step(elbo)
+        self.knobs["rate"].fill_(self.rate)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate as it counts now."""
+        return self.schedule.rate * self.slowed
+
+    def settle(self) -> bool:
+        """Decide by the steps timed so far what executes the others; whether that is decided now.
+
+        A checkpoint holds the decision, so that what goes on from it computes the same bits.
+        """
+        if self.step.how == "auto" and not self.settled and self.taken >= FEWEST_PROBED + 2:
+            self.settled = True
+            took = (time.monotonic() - self.began) / (self.taken - 2)
+            if took * COMPILE_GAIN * (self.planned - self.taken) > COMPILE_SECONDS:
+                self.ragged, self.step = self.step, Lowered(self.step.step, "compiled")
+        return self.settled or self.step.how != "auto"
+
+    def point(self) -> dict[str, Any]:
+        """Parameters and the optimiser's memory, for `return_to`; later steps leave it as it is."""
+        memory: Any = self.memory if self.own_adam else None
+        if memory is None:
+            memory = deepcopy(self.torch_optimiser.optimiser.state_dict())
+        return {"flat": self.flat, "memory": memory}
+
+    def return_to(self, point: dict[str, Any], history: Iterable[float]) -> None:
+        """Parameters and the optimiser's memory as they were, `history` being that of the epochs before."""
+        self.flat = point["flat"].to(self.flat)
+        self.begin(history)
+        if self.own_adam:
+            self.memory = {slot: value.to(self.flat) for slot, value in point["memory"].items()}
+        else:
+            self.torch_optimiser.optimiser.load_state_dict(deepcopy(point["memory"]))
+
+    def state(self) -> State:
+        """Parameters and buffers."""
+        inside = self.layout.unflatten(self.flat)
+        return self.centring.outside(inside, self.centring.means) | self.buffers
+
+    def _consider_compiling(self) -> None:
+        self.taken += 1
+        if self.taken == 2:  # the first one traces
+            self.began = time.monotonic()
+        if self.taken == PROBE_STEPS + 2:
+            self.settle()

@@ -1,0 +1,283 @@
+"""An SVI run under way: epochs, what ends them, what is kept of it, and how it goes on."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ppl_gen.data.table import Table
+from ppl_gen.infer.algorithms import SVI
+from ppl_gen.infer.ascent import Ascent, Rows, picked
+from ppl_gen.infer.callbacks import Audience, Epoch
+from ppl_gen.infer.checkpoints import Keeper, Pace, Snapshot
+from ppl_gen.infer.enumeration import State
+from ppl_gen.infer.held_out import HeldOut, split
+from ppl_gen.infer.noise import noise_state, set_noise_state
+from ppl_gen.infer.nonfinite import first_non_finite
+from ppl_gen.infer.ordering import by_decreasing_weight, latent_statistics
+from ppl_gen.infer.patience import Watch
+from ppl_gen.infer.run import Run
+from ppl_gen.infer.status import Interrupt, Status
+from ppl_gen.program.program import Program
+
+log = logging.getLogger("ppl_gen")
+
+LOOK = 64  # steps between two looks at the bounds, where a look waits for the device
+LATER = "at last in "
+LEAST_RATE = 2.0**-10  # of the learning rate: what ten halvings leave
+
+
+class Training:
+    """One SVI run under way.
+
+    Attributes:
+        ascent: parameters and the optimiser's memory.
+        history: each finished epoch's ELBO, in nats summed over rows.
+        held_out: that of the held-out rows, where there are any.
+        bounds: of the steps of the epoch at hand.
+        good: where the epoch began: parameters, the optimiser's memory, the state of the noise.
+        safe: the same of the epoch with the highest ELBO so far, the epochs before it, and that ELBO. An epoch
+            that has blown up may still be finite: what follows it does not start from there.
+        status: how it ended; None while it runs.
+
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        table: Table,
+        data: Rows,
+        algorithm: SVI,
+        seed: int,
+        interrupt: Interrupt,
+        resumed: Snapshot | None = None,
+    ) -> None:
+        self.program, self.table, self.algorithm, self.seed = program, table, algorithm, seed
+        self.interrupt = interrupt
+        self.status: Status | None = None
+        self.history: list[float] = []
+        self.held_out: list[float] = []
+        self.bounds: list[Tensor] = []
+        self.notes: list[str] = []
+        self.best: State | None = None
+        data = self._split(data)
+        self.n_units = len(next(iter(data.values())))
+        self.size = min(algorithm.batch_size, self.n_units)
+        self.batches = math.ceil(self.n_units / self.size)
+        torch.manual_seed(seed)
+        lowered = algorithm if resumed is None else replace(algorithm, lowering=resumed["executed"])
+        self.ascent = Ascent(program, lowered, data, algorithm.epochs * self.batches)
+        # Every step's bound is looked at on the CPU; on other devices that would wait for each of them.
+        self.look, self.looked = (1 if program.device.type == "cpu" else LOOK), 0
+        if resumed is not None:
+            self._restore(resumed)
+        else:
+            self.good = self._here()
+            self.safe: Snapshot = {"point": self.good, "epochs": 0, "elbo": -math.inf}
+
+    def _split(self, data: Rows) -> Rows:
+        """The rows to learn from; the others, and who watches them, are put in their places."""
+        self.held: HeldOut | None = None
+        self.watch: Watch | None = None
+        n, algorithm = self.table.n_units, self.algorithm
+        if algorithm.validation > 0:
+            learned, held = (
+                part.to(self.program.device) for part in split(n, algorithm.validation, self.seed)
+            )
+            self.held = HeldOut(self.program, algorithm, picked(data, held), self.seed)
+            data, n = picked(data, learned), len(held)
+        if Watch.wanted(algorithm):
+            self.watch = Watch(algorithm, n * self._share)
+        return data
+
+    def run(self, audience: Audience, keeper: Keeper | None = None) -> None:
+        """All epochs, or as many as there are before something ends them."""
+        pace = None if keeper is None else Pace(keeper.checkpoints, len(self.history))
+        while self.status is None:
+            if not self._steps(keeper, pace):
+                self._fail()
+                continue
+            if len(self.bounds) == self.batches:
+                self._end_epoch(audience)
+            if self.status is None and self.interrupt:
+                self.status = Status.INTERRUPTED
+            if self.status is not None or self._due(pace):
+                self._keep(keeper, pace)
+
+    def concluded(self) -> Run:
+        """The Run, classes in order of decreasing weight where the posterior over them is exact."""
+        status, notes = self.status or Status.EPOCHS_DONE, list(self.notes)
+        whole = status in (Status.EPOCHS_DONE, Status.LEVELLED_OFF, Status.OVERFITTING)
+        state = self.best if whole and self.best is not None else self.ascent.state()
+        if whole and self.watch is not None:
+            notes += self.watch.notes(status)
+        final = {path: value.detach().clone() for path, value in state.items()}
+        if status.usable and not self.program.continuous:
+            final, _ = by_decreasing_weight(
+                self.program, final, latent_statistics(self.program, final, self.table)
+            )
+        return Run(
+            final,
+            tuple(self.history),
+            status,
+            lowering=self.ascent.step.executed,
+            notes=tuple(notes),
+            algorithm="SVI",
+            held_out=tuple(self.held_out),
+        )
+
+    @property
+    def _share(self) -> float:
+        """What a row of average weight counts: bounds are summed as if it were 1."""
+        return self.table.total / self.table.n_units if self.table.weights is not None else 1.0
+
+    def _order(self) -> Tensor:
+        """The epoch's order of the rows, drawn outside the steps' noise stream."""
+        generator = torch.Generator().manual_seed(self.seed + len(self.history))
+        return torch.randperm(self.n_units, generator=generator).to(self.ascent.flat.device)
+
+    def _step(self, order: Tensor, batch: int) -> Tensor:
+        if warm_up := self.algorithm.warm_up * self.batches:
+            self.ascent.warm_to(min(1.0, (len(self.history) * self.batches + batch + 1) / warm_up))
+        index = order[batch * self.size : (batch + 1) * self.size]
+        return self.ascent.advance(index, full=len(index) == self.size)
+
+    def _steps(self, keeper: Keeper | None, pace: Pace | None) -> bool:
+        """What is left of the epoch; False as soon as a step that moved nothing is seen."""
+        order = self._order()
+        for batch in range(len(self.bounds), self.batches):
+            if self.interrupt:
+                break
+            self.bounds.append(self._step(order, batch))
+            if (batch + 1) % self.look == 0 and not self._sound():
+                return False
+            if self._due(pace):
+                if not self._sound():
+                    return False
+                self._keep(keeper, pace)
+        return self._sound()
+
+    def _sound(self) -> bool:
+        """Whether the bounds not yet looked at are finite."""
+        recent, self.looked = self.bounds[self.looked :], len(self.bounds)
+        if len(recent) == 1:
+            return math.isfinite(float(recent[0]))
+        return not recent or bool(torch.stack(recent).isfinite().all())
+
+    def _end_epoch(self, audience: Audience) -> None:
+        total = float(torch.stack(self.bounds).cpu().double().sum()) * self._share
+        self.history.append(total)
+        self.bounds, self.looked = [], 0
+        rate, held_out = self.ascent.rate, None
+        self.ascent.end_epoch(total)
+        if self.held is not None:
+            held_out = self.held(self.ascent.state()) * self._share
+            self.held_out.append(held_out)
+        if self.watch is not None:
+            if self.watch.add(total if held_out is None else held_out):
+                self.best = {path: value.clone() for path, value in self.ascent.state().items()}
+            self.status = self.watch.verdict
+        if self.status is None and len(self.history) == self.algorithm.epochs:
+            self.status = Status.EPOCHS_DONE
+        if total > self.safe["elbo"]:
+            self.safe = {"point": self.good, "epochs": len(self.history) - 1, "elbo": total}
+        self.good = self._here()
+        audience.tell(Epoch(len(self.history), self.algorithm.epochs, total, held_out, rate))
+
+    def _fail(self) -> None:
+        """Say what was not finite, go back to before it, and slow down or end there."""
+        order, recovers = self._order(), self.algorithm.on_nan == "recover"
+        failed, planned = 0, len(self.bounds)
+        self._return_to(self.good)
+        for failed in range(planned):  # the same steps again, up to the one that moves nothing
+            before = noise_state(self.program.device)
+            if not math.isfinite(float(self._step(order, failed))):
+                break
+        set_noise_state(before, self.program.device)
+        rows = picked(self.ascent.data, order[failed * self.size : (failed + 1) * self.size])
+        where = first_non_finite(self.ascent, self.program, rows, self.algorithm)
+        note = f"epoch {len(self.history) + 1}, batch {failed + 1} of {self.batches}: {where}"
+        moved = failed or len(self.history) > self.safe["epochs"]
+        if recovers and moved and self.ascent.slowed > LEAST_RATE:
+            back = self._forget_epochs()
+            self.ascent.slowed /= 2
+            share = round(1 / self.ascent.slowed)
+            note += f"; epoch {len(self.history) + 1} was begun again at 1/{share} of the learning rate"
+        else:
+            self.status, back = Status.DIVERGED, self.good
+        # The first failure and the last one are told; those between them say the same again and again.
+        self.notes = [own for own in self.notes if not own.startswith(LATER)]
+        told = any("of the learning rate" in own for own in self.notes)
+        self.notes.append(LATER + note if told else note)
+        self._return_to(back)
+
+    def _forget_epochs(self) -> Snapshot:
+        """The epochs from the best one on are run again; where it began."""
+        done = self.safe["epochs"]
+        del self.history[done:], self.held_out[done:]
+        if self.watch is not None:
+            self.watch.forget(done)
+        self.safe["elbo"], self.good = -math.inf, self.safe["point"]
+        return self.good
+
+    def _here(self) -> Snapshot:
+        return self.ascent.point() | {"noise": noise_state(self.program.device)}
+
+    def _return_to(self, point: Snapshot) -> None:
+        """As it was at the beginning of an epoch."""
+        self.ascent.return_to(point, self.history)
+        set_noise_state(point["noise"], self.program.device)
+        self.bounds, self.looked = [], 0
+
+    def _due(self, pace: Pace | None) -> bool:
+        return pace is not None and pace.due(len(self.history)) and self.ascent.settle()
+
+    def _keep(self, keeper: Keeper | None, pace: Pace | None) -> None:
+        """Store a snapshot, if anyone does."""
+        if keeper is None or pace is None:
+            return
+        problem = keeper.keep(self._snapshot())
+        if problem is not None and problem not in self.notes:
+            log.warning(problem)
+            self.notes.append(problem)
+        pace.written(len(self.history))
+
+    def _snapshot(self) -> Snapshot:
+        """All that `_restore` needs to go on from here."""
+        return {
+            "here": self._here(),
+            "good": self.good if self.bounds else None,
+            "safe": self.safe if self.algorithm.on_nan == "recover" else None,
+            "buffers": self.ascent.buffers,
+            "bounds": torch.stack(self.bounds) if self.bounds else None,
+            "best": self.best,
+            "watch": None if self.watch is None else self.watch.memory(),
+            "slowed": self.ascent.slowed,
+            "executed": self.ascent.step.executed,
+            "threads": torch.get_num_threads(),
+            "status": None if self.status in (None, Status.INTERRUPTED) else self.status.name,
+            "history": list(self.history),
+            "held_out": list(self.held_out),
+            "notes": list(self.notes),
+        }
+
+    def _restore(self, kept: Snapshot) -> None:
+        torch.set_num_threads(kept["threads"])  # the run's own count; the caller's is put back at its end
+        self.history, self.held_out, self.notes = kept["history"], kept["held_out"], kept["notes"]
+        self.ascent.buffers = {path: v.to(self.program.device) for path, v in kept["buffers"].items()}
+        self.ascent.slowed = kept["slowed"]
+        self._return_to(kept["here"])
+        self.good = kept["good"] or self._here()
+        self.safe = kept["safe"] or {"point": self.good, "epochs": len(self.history), "elbo": -math.inf}
+        if kept["bounds"] is not None:
+            self.bounds = list(kept["bounds"].to(self.program.device).unbind())
+            self.looked = len(self.bounds)
+        if kept["best"] is not None:
+            self.best = {path: value.to(self.program.device) for path, value in kept["best"].items()}
+        if self.watch is not None:
+            self.watch = replace(self.watch, **kept["watch"])
+        self.status = None if kept["status"] is None else Status[kept["status"]]

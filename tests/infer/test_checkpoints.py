@@ -1,0 +1,298 @@
+"""Runs that survive: whatever cuts one short, it goes on to the bits of one that nothing cut short."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ppl_gen.data.reading import read_table
+from ppl_gen.declare.nodes import Normal
+from ppl_gen.declare.phrasebook import gaussian_mixture, vae
+from ppl_gen.declare.spec import Spec
+from ppl_gen.declare.terms import Free, Linear
+from ppl_gen.errors import DataError, FitError
+from ppl_gen.fitting import fit
+from ppl_gen.infer.algorithms import EM, OPTIMIZERS, SVI
+from ppl_gen.infer.ascent import Ascent
+from ppl_gen.infer.checkpoints import Checkpoints
+from ppl_gen.infer.run import Run
+from ppl_gen.infer.status import Status
+from ppl_gen.infer.svi import run_svi
+from ppl_gen.program.program import compile_spec
+from ppl_gen.results import checkpoint_files
+from ppl_gen.results.checkpoint_files import CheckpointFolder, newest
+from ppl_gen.results.checkpoint_identity import open_folder
+from ppl_gen.resuming import resume
+
+X = np.random.default_rng(0).normal(size=(60, 3))
+SPEC = Spec(model={"z": Normal(1, loc=0, scale=1), "x": Normal(loc=Linear("z"), scale=Free())})
+EAGER = SVI(epochs=4, batch_size=16, lowering="eager")
+
+
+class CutShortError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def run(
+    algorithm: SVI, keeper: CheckpointFolder | None = None, stop: int = 0, resumed: dict | None = None
+) -> Run:
+    """A run, cut short after so many epochs."""
+
+    def progress(done: int, planned: int, elbo: float) -> None:
+        if done == stop:
+            raise CutShortError
+
+    table = read_table({"x": X}, SPEC)
+    program = compile_spec(SPEC, table.schema)
+    return run_svi(program, table, algorithm, seed=3, progress=progress, keeper=keeper, resumed=resumed)
+
+
+def keeper_of(algorithm: SVI, checkpoints: Checkpoints) -> CheckpointFolder:
+    table = read_table({"x": X}, SPEC)
+    program = compile_spec(SPEC, table.schema)
+    return open_folder(checkpoints, program, table, algorithm, seed=3, reason="", data=None, weights=None)
+
+
+def cut_and_resumed(algorithm: SVI, folder: Path, stop: int = 3) -> Run:
+    keeper = keeper_of(algorithm, Checkpoints(folder, every_epochs=1))
+    with pytest.raises(CutShortError):
+        run(algorithm, keeper, stop)
+    return run(algorithm, keeper, resumed=newest(folder).snapshot)
+
+
+def same(one: Run, other: Run) -> bool:
+    states = all(torch.equal(value, other.state[path]) for path, value in one.state.items())
+    return states and (one.history, one.held_out, one.status) == (other.history, other.held_out, other.status)
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Path:
+    """The checkpoints of a fit that was cut short after three epochs of four: those of one and of two."""
+    folder = tmp_path / "run"
+    with pytest.raises(CutShortError):
+        fit(SPEC, X, EAGER, checkpoint=Checkpoints(folder, every_epochs=1), progress=stop_at_three)
+    return folder
+
+
+def stop_at_three(done: int, planned: int, elbo: float) -> None:
+    if done == 3:
+        raise CutShortError
+
+
+@pytest.mark.parametrize(
+    "how", [["random", "1"], ["every"]], ids=["at random moments", "at every file operation"]
+)
+def test_a_killed_run_goes_on_to_the_very_same_bits(how):
+    script = Path(__file__).parent / "killed_runs.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *how],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["same"]
+    assert found["kills"] >= 8
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_the_memory_of_every_optimiser_survives(name, tmp_path):
+    algorithm = SVI(
+        epochs=5, batch_size=16, lowering="eager", optimizer=name, learning_rate=0.01, schedule="cosine"
+    )
+    assert same(run(algorithm), cut_and_resumed(algorithm, tmp_path / "run"))
+
+
+def test_functions_for_optimiser_and_schedule_survive_and_have_to_be_given_again(tmp_path):
+    algorithm = SVI(
+        epochs=5,
+        batch_size=16,
+        lowering="eager",
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True),
+        schedule=lambda own: torch.optim.lr_scheduler.ReduceLROnPlateau(own, patience=0, threshold=0.5),
+    )
+    assert same(run(algorithm), cut_and_resumed(algorithm, tmp_path / "run"))
+    with pytest.raises(FitError, match=r"optimizer and schedule is a function.*give the same again"):
+        resume(tmp_path / "run", X)
+
+
+def test_a_run_that_has_recovered_goes_on_as_slowly_as_it_was(tmp_path):
+    algorithm = SVI(
+        epochs=6,
+        batch_size=16,
+        lowering="eager",
+        learning_rate=4.0,
+        optimizer="sgd",
+        on_nan="recover",
+        particles=2,
+    )
+    whole, resumed = run(algorithm), cut_and_resumed(algorithm, tmp_path / "run")
+    assert any("1/2 of the learning rate" in note for note in whole.notes)
+    assert same(whole, resumed)
+
+
+def test_what_executed_the_steps_executes_the_rest(tmp_path, monkeypatch):
+    # A compile is decided by a clock; a run that goes on must not ask it again.
+    monkeypatch.setattr("ppl_gen.infer.ascent.COMPILE_SECONDS", 1e9)
+    algorithm = SVI(epochs=4, batch_size=16)
+    keeper = keeper_of(algorithm, Checkpoints(tmp_path / "run", every_epochs=1))
+    with pytest.raises(CutShortError):
+        run(algorithm, keeper, stop=3)
+    snapshot = newest(tmp_path / "run").snapshot
+    assert snapshot["executed"] == "traced"
+    made: list[str] = []
+    monkeypatch.setattr("ppl_gen.infer.ascent.COMPILE_SECONDS", 0.0)
+    before = Ascent.__init__
+
+    def noted(self, program, algorithm, *rest):
+        made.append(algorithm.lowering)
+        before(self, program, algorithm, *rest)
+
+    monkeypatch.setattr(Ascent, "__init__", noted)
+    assert run(algorithm, resumed=snapshot).lowering == "traced"
+    assert made == ["traced"]
+
+
+def test_two_checkpoints_and_the_history_are_kept(interrupted):
+    assert sorted(p.name for p in interrupted.iterdir()) == [
+        "checkpoint-00000001",
+        "checkpoint-00000002",
+        "history.csv",
+    ]
+    lines = (interrupted / "history.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step", "1", "2"]
+    result = resume(interrupted, X)
+    assert sorted(p.name for p in interrupted.glob("c*")) == ["checkpoint-00000003", "checkpoint-00000004"]
+    assert any("resumed from checkpoint-00000002, after 2 of 4 epochs" in note for note in result.run.notes)
+    assert same(result.run, fit(SPEC, X, EAGER).run)
+
+
+def test_a_run_that_had_ended_is_only_summed_up_again(tmp_path):
+    whole = fit(SPEC, X, EAGER, checkpoint=Checkpoints(tmp_path / "run"))
+    again = resume(tmp_path / "run", X)
+    assert same(whole.run, again.run)
+    assert (again.elbo, again.log_likelihood) == (whole.elbo, whole.log_likelihood)
+
+
+def damaged(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    if how == "missing":
+        file.unlink()
+    elif how == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        place = content.index(b'"seed": 0') + 8 if file.suffix == ".json" else len(content) - 3
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+
+
+@pytest.mark.parametrize("file", ["state.json", "state.safetensors"])
+@pytest.mark.parametrize("how", ["missing", "truncated", "edited"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(interrupted, file, how):
+    damaged(interrupted / "checkpoint-00000002" / file, how)
+    found = newest(interrupted)
+    assert found.path.name == "checkpoint-00000001"
+    assert file in found.refused[0]
+    damaged(interrupted / "checkpoint-00000001" / file, how)
+    with pytest.raises(FitError, match=r"no checkpoint is whole: .*00000002.*00000001"):
+        newest(interrupted)
+
+
+def test_from_the_checkpoint_before_the_bits_are_the_same_and_the_damaged_one_goes(interrupted):
+    damaged(interrupted / "checkpoint-00000002" / "state.safetensors", "truncated")
+    with pytest.warns(
+        UserWarning, match="passed over: .*state.safetensors: is not the file that was written"
+    ):
+        result = resume(interrupted, X)
+    assert same(result.run, fit(SPEC, X, EAGER).run)
+    assert sorted(p.name for p in interrupted.glob("c*")) == ["checkpoint-00000004", "checkpoint-00000005"]
+
+
+def test_other_rows_another_declaration_and_another_algorithm_are_refused_by_name(interrupted):
+    other = X.copy()
+    other[7, 1] += 1e-12
+    with pytest.raises(DataError, match="the values of 'x' have changed"):
+        resume(interrupted, other)
+    with pytest.raises(DataError, match="60 rows then, 59 now"):
+        resume(interrupted, X[1:])
+    with pytest.raises(DataError, match="the weights have changed"):
+        resume(interrupted, X, weights=np.ones(60))
+    with pytest.raises(FitError, match="another declaration"):
+        resume(interrupted, X, spec=vae(1, (4,)))
+    with pytest.raises(FitError, match="epochs=4, not 9"):
+        resume(interrupted, X, algorithm=SVI(epochs=9, batch_size=16, lowering="eager"))
+    with pytest.raises(FitError, match="give them again"):
+        resume(interrupted)
+
+
+def test_a_full_disk_costs_the_checkpoint_and_neither_the_run_nor_the_one_before(tmp_path, monkeypatch):
+    keeper = keeper_of(EAGER, Checkpoints(tmp_path / "run", every_epochs=1))
+    written, genuine = [0], checkpoint_files.write
+
+    def full(path: Path, content: bytes) -> None:
+        written[0] += 1
+        if written[0] > 2:  # the second checkpoint's first file, and all after it
+            path.write_bytes(content[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        genuine(path, content)
+
+    monkeypatch.setattr(checkpoint_files, "write", full)
+    done = run(EAGER, keeper)
+    assert same(done, run(EAGER))
+    assert [note for note in done.notes if "No space left on device" in note]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["checkpoint-00000001", "history.csv"]
+    assert same(run(EAGER, resumed=newest(tmp_path / "run").snapshot), run(EAGER))
+
+
+def test_a_folder_that_cannot_serve_is_refused_before_the_run(tmp_path, interrupted):
+    with pytest.raises(FitError, match="holds the checkpoints of a run already; resume it"):
+        fit(SPEC, X, EAGER, checkpoint=Checkpoints(interrupted))
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "mine.txt").write_text("keep me")
+    with pytest.raises(FitError, match=r"mine\.txt.*a folder of its own"):
+        fit(SPEC, X, EAGER, checkpoint=Checkpoints(tmp_path / "letters", replace=True))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FitError, match="cannot be written"):
+        fit(SPEC, X, EAGER, checkpoint=Checkpoints(tmp_path / "file"))
+    with pytest.raises(FitError, match="checkpoint= goes with SVI"):
+        fit(gaussian_mixture(2), X, EM(), checkpoint=Checkpoints(tmp_path / "em"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FitError, match="no checkpoints here: the run ended before its first"):
+        resume(tmp_path / "empty", X)
+
+
+@pytest.mark.parametrize(
+    "options", [{"every_epochs": 0}, {"every_epochs": True}, {"every_minutes": -1}], ids=str
+)
+def test_an_odd_pace_is_refused_by_name(options):
+    with pytest.raises(FitError, match=next(iter(options))):
+        Checkpoints("run", **options)
+
+
+def test_fits_in_several_threads_do_not_touch_each_other():
+    algorithm = SVI(epochs=3, batch_size=16, lowering="eager")
+    jobs = [(SPEC, algorithm, 1), (SPEC, algorithm, 2), (gaussian_mixture(2), EM(restarts=3), 3)]
+    alone = [fit(spec, X, how, seed=seed).run for spec, how, seed in jobs]
+    together: dict[int, Run] = {}
+
+    def work(i: int) -> None:
+        spec, how, seed = jobs[i]
+        together[i] = fit(spec, X, how, seed=seed).run
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(same(alone[i], together[i]) for i in range(len(jobs)))
+    assert together[0].status is Status.EPOCHS_DONE
