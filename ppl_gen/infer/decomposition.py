@@ -8,7 +8,7 @@ others, and all parts add up to the bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -20,47 +20,11 @@ from torch import Tensor
 from ppl_gen.infer.elbo import Sites, TraceableELBO, functional_pair
 from ppl_gen.infer.enumeration import State, sum_out
 from ppl_gen.infer.importance import Weighted, weighted
-from ppl_gen.program.families.cells import CellVector
-from ppl_gen.program.families.flow import FlowDistribution
-from ppl_gen.program.families.multivariate_normal import CholeskyNormal
-from ppl_gen.program.families.normal import LOG_2PI, DiagonalNormal
+from ppl_gen.infer.latent_moments import Expectation, Latent, Moments, latent_of, moments_of
 from ppl_gen.program.marks import seen_key
 from ppl_gen.program.program import Program
 
 Rows = Mapping[str, Tensor]
-Expectation = Callable[[Tensor], Tensor]
-
-
-@dataclass
-class Moments:
-    """Sums over draws of what is known of one continuous latent, each (N, D).
-
-    Args:
-        kl: Σ κ_j, the terms of KL(q ‖ p) of each dimension; None where q or p does not factorise.
-        log_prior: Σ log p(z_j); None where the prior has no known density of one dimension.
-        mean: Σ of the guide's means.
-        square: Σ of their squares.
-        variance: Σ of the guide's variances.
-
-    """
-
-    kl: Tensor | None
-    log_prior: Tensor | None
-    mean: Tensor
-    square: Tensor
-    variance: Tensor
-
-    def __add__(self, other: Moments) -> Moments:
-        def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-            return None if a is None or b is None else a + b
-
-        return Moments(
-            both(self.kl, other.kl),
-            both(self.log_prior, other.log_prior),
-            self.mean + other.mean,
-            self.square + other.square,
-            self.variance + other.variance,
-        )
 
 
 @dataclass
@@ -90,26 +54,6 @@ class Tally:
 
 
 @dataclass
-class Latent:
-    """One latent of each row.
-
-    Args:
-        kl: KL(q ‖ p) of the row, (N,); of a discrete latent that the model sums out KL(p(c | x) ‖ p(c)).
-        cells: that of each dimension's marginal, (N, D); None where it is not known.
-        mean: of the posterior, (N, D); None of a discrete latent.
-        variance: of the posterior, (N, D).
-        mean_error: the standard error of `mean` over draws, (N, D).
-
-    """
-
-    kl: Tensor
-    cells: Tensor | None = None
-    mean: Tensor | None = None
-    variance: Tensor | None = None
-    mean_error: Tensor | None = None
-
-
-@dataclass
 class Parts:
     """A block of rows: log p(x) by importance weights, the ELBO with its error over draws, and the latents."""
 
@@ -128,7 +72,7 @@ def parts_of(program: Program, state: State, rows: Rows, shares: list[int]) -> P
     error = tally.bound.double().std(0) / math.sqrt(draws) if draws > 1 else alone
     latents = {name: Latent(kl / draws) for name, kl in tally.kl.items()}
     for name, moments in tally.moments.items():
-        latents[name] = _latent(latents[name].kl, moments, draws)
+        latents[name] = latent_of(latents[name].kl, moments, draws)
     return Parts(weighted(tally.log_weights), tally.bound.double().mean(0), error, latents)
 
 
@@ -166,7 +110,9 @@ def tallied(program: Program, state: State, rows: Rows, draws: int) -> Tally:
     for name in sites.q:
         known = _known(rows, name)
         if name in program.continuous:
-            moments, kl = _moments(program, sites, name, values[name], over_guide, over_classes(name))
+            moments, kl = moments_of(
+                program, sites, name, values[name], over_guide, over_classes(name), len(shape)
+            )
             tally.moments[name] = moments
         else:
             kl = over_guide((sites.q[name] - expected[name]) * (1 - known))
@@ -211,90 +157,3 @@ def _known(rows: Rows, name: str) -> Tensor | float:
     if seen is None:
         return 0.0
     return seen if seen.ndim == 1 else (seen > 0).all(-1).to(seen)
-
-
-def _moments(
-    program: Program,
-    sites: Sites,
-    name: str,
-    value: Tensor,
-    over_guide: Expectation,
-    over_classes: Expectation,
-) -> tuple[Moments, Tensor]:
-    """Of one continuous latent: sums over the draws, and κ of each of them, (S, N)."""
-    q, p = sites.q_laws[name], sites.p_laws[name]
-    log_q, log_p = _log_cells(q, value, factorised=True), _log_cells(p, value, factorised=False)
-    prior = None if log_p is None else over_guide(over_classes(log_p))  # (D, S, N)
-    cells = None
-    if _closed_form(program, sites, name):
-        ratio, apart = (q.scale / p.scale).square(), ((q.loc - p.loc) / p.scale).square()
-        cells = over_guide((0.5 * (ratio + apart - 1 - ratio.log())).movedim(-1, 0))
-    elif log_q is not None and prior is not None and not isinstance(p, CholeskyNormal):
-        cells = over_guide(log_q) - prior
-    if cells is None:
-        kl = over_guide(sites.q[name] - over_classes(sites.p[name]))
-    else:
-        kl = cells.sum(0)
-    try:
-        if isinstance(q, FlowDistribution):  # its moments are known from draws alone
-            raise NotImplementedError
-        mean, variance = q.mean.movedim(-1, 0), q.variance.movedim(-1, 0)
-    except NotImplementedError:
-        mean = value.movedim(-1, 0)
-        variance = torch.zeros_like(mean)
-    middle = over_guide(mean)
-    within = over_guide(variance + mean.square()) - middle.square()  # over the guide's classes too
-
-    def summed(each: Tensor | None) -> Tensor | None:
-        return None if each is None else each.sum(-2, dtype=torch.float64).T  # (D, S, N) → (N, D)
-
-    own = [summed(each) for each in (middle, middle.double().square(), within)]
-    return Moments(summed(cells), summed(prior), *own), kl  # type: ignore[arg-type]
-
-
-def _closed_form(program: Program, sites: Sites, name: str) -> bool:
-    """Whether KL(q ‖ p) of two normals may stand for log q − log p at the draws.
-
-    Not where the prior depends on what the guide draws after this latent, whose law then depends on its draw; nor
-    where it depends on a class that is summed out, whose posterior does.
-    """
-    p = sites.p[name]
-    if any(p.ndim >= -axis and p.shape[axis] > 1 for axis in sites.summed):
-        return False
-    drawn = list(program.recognition.draws)
-    later = drawn[drawn.index(name) :]
-    normal = all(isinstance(law[name], DiagonalNormal) for law in (sites.q_laws, sites.p_laws))
-    return normal and not {*program.spec.node_parents(name)}.intersection(later)
-
-
-def _log_cells(law: Any, value: Tensor, *, factorised: bool) -> Tensor | None:
-    """The log-density of each dimension's marginal, (D, …, N); None where it is not known."""
-    if isinstance(law, CellVector):
-        return law.log_cells(value).movedim(-1, 0)
-    if isinstance(law, DiagonalNormal):
-        loc, scale = law.loc, law.scale
-    elif isinstance(law, CholeskyNormal) and not factorised:
-        loc, scale = law.loc, law.scale_tril.square().sum(-1).sqrt()
-    else:
-        return None
-    return (-0.5 * (((value - loc) / scale).square() + LOG_2PI) - scale.log()).movedim(-1, 0)
-
-
-def _latent(kl: Tensor, moments: Moments, draws: int) -> Latent:
-    """From sums to the row's posterior moments and the KL of each dimension.
-
-    Where the guide does not factorise, a dimension's KL is that of the normal with its posterior's variance: right
-    where the marginal is normal, as under a full covariance, and too small elsewhere, a normal having the most
-    entropy of all laws with its variance.
-    """
-    mean = moments.mean / draws
-    between = (moments.square / draws - mean.square()).clamp(min=0)  # over draws of other latents, or of its own
-    between = between * (draws / max(draws - 1, 1))
-    variance = moments.variance / draws + between
-    if moments.kl is not None:
-        cells = moments.kl / draws
-    elif moments.log_prior is not None:
-        cells = -0.5 * (1 + LOG_2PI + variance.log()) - moments.log_prior / draws
-    else:
-        cells = None
-    return Latent(kl, cells, mean, variance, (between / draws).sqrt())
