@@ -76,8 +76,11 @@ class Engine:
 
     def e_step(self, state: State) -> tuple[Tensor, Statistics]:
         """The objective (R,), log-likelihood plus log prior, and expected statistics of all rows."""
-        each = self._crew.each if self.executed == "traced" else map
-        total, statistics = summed(each(partial(self._summed, state), piles(len(self.blocks))))
+        if len(self.blocks) == 1:
+            total, statistics = self._expect(state, self.blocks[0], self.weights[0])
+        else:
+            each = self._crew.each if self.executed == "traced" else map
+            total, statistics = summed(each(partial(self._summed, state), piles(len(self.blocks))))
         return total + self._log_prior(state), statistics
 
     def _summed(self, state: State, pile: Iterable[int]) -> tuple[Tensor, Statistics]:
@@ -89,13 +92,21 @@ class Engine:
         regular = torch.ones(len(next(iter(state.values()))), dtype=torch.bool)
         spare = [len(own) - (b - a) for own, (a, b) in zip(self.weights, self.spans, strict=True)]
         padded = [pad(starts.block(*span), (0, n)) for span, n in zip(self.spans, spare, strict=True)]
+        shares = [starts.shares(*span) for span in self.spans]
+        counts, begin = self.weights, self._begin
+        if starts.inside is not None:  # rows far out in the tails count less in some restarts
+            counts = [
+                own if share is None else own * pad(share, (0, n)).to(own)
+                for own, share, n in zip(self.weights, shares, spare, strict=True)
+            ]
+            begin = side_by_side(expectation_step(self.program), (0, None, 0, 0))
         groups = newton.small_groups(self.program)
         base, best = state, torch.full_like(regular, -torch.inf, dtype=self.program.dtype)
         for _ in range(FIRST_STEPS if groups else 1):
             with pyro_scope():
                 _, statistics = summed(
-                    self._begin(state, rows, weights, start)
-                    for start, rows, weights in zip(padded, self.blocks, self.weights, strict=True)
+                    begin(state, rows, weights, start)
+                    for start, rows, weights in zip(padded, self.blocks, counts, strict=True)
                 )
             new, regular = self._moved(state, statistics, padded)
             if groups:  # a step that is too long may empty a class before the likelihood is looked at

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -75,8 +75,8 @@ class Restarts:
         self.history: list[list[float]] = [[] for _ in self.members]
         self.reseeded = [0] * len(points)
         self._out: dict[int, Lanes] = {}  # one row each
-        self._at_base: Tensor | None = None  # `base` and `point` in measured coordinates, where known
-        self._at_point: Tensor | None = None
+        self._at_base: Numbers | None = None  # `base` and `point` in measured coordinates, where known
+        self._at_point: Numbers | None = None
 
     @property
     def active(self) -> Flags:
@@ -89,14 +89,17 @@ class Restarts:
         finite = np.isfinite(found)
         sound = finite & regular.numpy() & np.isfinite(mapped.cpu().numpy()).all(1)
         fell = found < lanes.value - rounding(mapped.dtype) * np.maximum(np.abs(lanes.value), 1.0)
-        leap = lanes.phase == LEAP
-        refused = lanes.active & leap & (fell | ~sound)
-        halve = lanes.active & ~leap & sound & fell & (not self.monotone)
-        lost = lanes.active & ~leap & ~sound
-        taken = lanes.active & sound & ~refused & ~halve
-        for row in np.flatnonzero(taken | (lost & finite)):
-            self.history[self.members[row]].append(float(found[row]))
-        lanes.used = lanes.used + lanes.active
+        active, leap = lanes.active, lanes.phase == LEAP
+        lanes.used = lanes.used + active
+        if (active & sound & ~(fell | leap)).all():  # as most steps are
+            self._record(range(len(found)), found)
+            self._forward(active, found, mapped, tolerance, apart)
+            return
+        refused = active & leap & (fell | ~sound)
+        halve = active & ~leap & sound & fell & (not self.monotone)
+        lost = active & ~leap & ~sound
+        taken = active & sound & ~refused & ~halve
+        self._record(np.flatnonzero(taken | (lost & finite)).tolist(), found)
         if taken.any():
             self._forward(taken, found, mapped, tolerance, apart)
         if refused.any():
@@ -108,21 +111,28 @@ class Restarts:
             lanes.base, lanes.value = pick(at, lanes.point, lanes.base), np.where(at, found, lanes.value)
             lanes.active, lanes.collapsed = lanes.active & ~lost, lanes.collapsed | lost
 
+    def _record(self, rows: Iterable[int], found: Numbers) -> None:
+        for row in rows:
+            self.history[self.members[row]].append(float(found[row]))
+
     def _forward(self, taken: Flags, found: Numbers, mapped: Tensor, tolerance: float, apart: float) -> None:
         """Go on from accepted points, by a plain step or an extrapolation."""
-        lanes, measured = self.lanes, self.coordinates.measured
-        before = measured(lanes.base) if self._at_base is None else self._at_base
-        here = measured(lanes.point) if self._at_point is None else self._at_point
-        there = measured(mapped)
+        lanes = self.lanes
+        before = self._measured(lanes.base) if self._at_base is None else self._at_base
+        here = self._measured(lanes.point) if self._at_point is None else self._at_point
+        there = self._measured(mapped)
         plain = taken & (lanes.phase == PLAIN)
-        with np.errstate(invalid="ignore"):
-            rise = found - lanes.value
-        seen = assess(rise, here - before, there - here, lanes.rate, found)
+        seen = assess(found, lanes.value, (here - before, there - here), lanes.rate, rounding(mapped.dtype))
         arrived = plain & seen.arrived(tolerance, apart)
-        for name in ("rate", "rise", "remaining", "distance"):
-            setattr(lanes, name, np.where(plain, getattr(seen, name), getattr(lanes, name)))
-        lanes.level = np.where(taken, (lanes.level + 1) * (plain & (seen.rise <= 0)), lanes.level)
-        point, leaps = mapped, np.zeros_like(taken)
+        if plain.all():  # as most are
+            lanes.rate, lanes.rise = seen.rate, seen.rise
+            lanes.remaining, lanes.distance = seen.remaining, seen.distance
+            lanes.level = (lanes.level + 1) * (seen.rise <= 0)
+        else:
+            for name in ("rate", "rise", "remaining", "distance"):
+                setattr(lanes, name, np.where(plain, getattr(seen, name), getattr(lanes, name)))
+            lanes.level = np.where(taken, (lanes.level + 1) * (plain & (seen.rise <= 0)), lanes.level)
+        point, leaps = mapped, None
         if self.accelerate:
             slow = plain & (lanes.used >= PROBATION)
             lanes.fast = lanes.fast | (slow & (seen.steps_left(tolerance, apart) > SLOW))
@@ -131,26 +141,43 @@ class Restarts:
             fast = lanes.fast & plain & ~arrived
             if fast.any():
                 point, leaps = self._leap(fast, mapped, (before, here, there))
-        lanes.phase = np.where(taken, PLAIN + leaps, lanes.phase)
+        self._take(taken, found, (point, mapped), leaps)
+        stuck = taken & (lanes.level >= LEVEL_STEPS)
+        lanes.active, lanes.converged = lanes.active & ~(arrived | stuck), lanes.converged | arrived
+        everyone = bool(taken.all())
+        self._at_base = here if everyone else np.where(taken[:, None], here, before)
+        self._at_point = None
+        if leaps is None or not leaps.any():
+            self._at_point = there if everyone else np.where(taken[:, None], there, here)
+
+    def _take(
+        self, taken: Flags, found: Numbers, following: tuple[Tensor, Tensor], leaps: Flags | None
+    ) -> None:
+        """Put accepted points in their places: what is tried next, and the plain step behind it."""
+        lanes, (point, mapped) = self.lanes, following
+        phase = np.full_like(lanes.phase, PLAIN) if leaps is None else PLAIN + leaps
+        if taken.all():
+            lanes.phase, lanes.value, lanes.halved = phase, found, np.zeros_like(lanes.halved)
+            lanes.base, lanes.point, lanes.fallback = lanes.point, point, mapped
+            return
+        lanes.phase = np.where(taken, phase, lanes.phase)
         lanes.value, lanes.halved = np.where(taken, found, lanes.value), lanes.halved * ~taken
         lanes.base, lanes.point = pick(taken, lanes.point, lanes.base), pick(taken, point, lanes.point)
         lanes.fallback = pick(taken, mapped, lanes.fallback)
-        stuck = taken & (lanes.level >= LEVEL_STEPS)
-        lanes.active, lanes.converged = lanes.active & ~(arrived | stuck), lanes.converged | arrived
-        self._at_base = pick(taken, here, before)
-        self._at_point = None if leaps.any() else pick(taken, there, here)
+
+    def _measured(self, flat: Tensor) -> Numbers:
+        return np.asarray(self.coordinates.measured(flat).double().cpu().numpy())
 
     def _leap(
-        self, fast: Flags, mapped: Tensor, measured: tuple[Tensor, Tensor, Tensor]
+        self, fast: Flags, mapped: Tensor, measured: tuple[Numbers, Numbers, Numbers]
     ) -> tuple[Tensor, Flags]:
         """Points to try, extrapolated in the rows marked, and where they are more than plain steps."""
         lanes, rows = self.lanes, torch.from_numpy(np.flatnonzero(fast)).to(mapped.device)
-        longest = torch.as_tensor(lanes.longest[fast], dtype=mapped.dtype, device=mapped.device)
         points = (lanes.base[rows], lanes.point[rows], mapped[rows])
-        start, middle, end = (leaf[rows] for leaf in measured)
-        proposal, length = extrapolate(self.coordinates, points, (start, middle, end), longest)
+        start, middle, end = (leaf[fast] for leaf in measured)
+        proposal, length = extrapolate(self.coordinates, points, (start, middle, end), lanes.longest[fast])
         lanes.length = lanes.length.copy()
-        lanes.length[fast] = length.double().cpu().numpy()
+        lanes.length[fast] = length
         leaps = fast & (lanes.length > 1)
         short = fast & ~leaps & (lanes.length >= lanes.longest)
         lanes.longest = np.where(short, lanes.longest * LONGER, lanes.longest)

@@ -113,7 +113,8 @@ class Search:
         self.evaluated = restarts.lanes.point, statistics
         new, regular = self.engine.m_step(state, statistics)
         tolerance = self.algorithm.tol * self.table.total
-        restarts.update(values, self.coordinates.flatten(new), regular, tolerance, self.apart)
+        moved = self.coordinates.kept(self.coordinates.flatten(new))
+        restarts.update(values, moved, regular, tolerance, self.apart)
         self._reseed(statistics)
         restarts.stop(restarts.lanes.used > self.algorithm.max_steps)
         self._narrow()
@@ -121,9 +122,10 @@ class Search:
     def _narrow(self) -> None:
         """A smaller batch once half of it has ended, where the work saved is worth another graph."""
         left = int(self.restarts.active.sum())
-        work = (self.work + networks.work_of(self.program, self.on)) * len(self.restarts.members)
-        if left and 2 * left <= len(self.restarts.members) and work > NARROW_WORK:
-            self.restarts.narrow(self.restarts.active)
+        if left and 2 * left <= len(self.restarts.members):
+            work = (self.work + networks.work_of(self.program, self.on)) * len(self.restarts.members)
+            if work > NARROW_WORK:
+                self.restarts.narrow(self.restarts.active)
 
     def expected(self, points: Tensor) -> Statistics:
         """Expected statistics at points (R, P), of as many restarts as the batch has."""

@@ -7,10 +7,12 @@ log-likelihood has not fallen, and θ₂ otherwise.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ppl_gen.infer.coordinates import Coordinates
+from ppl_gen.infer.lanes import Numbers
 
 LONGER = (
     4.0  # by which the longest step allowed grows when it was reached and taken, and shrinks when refused
@@ -20,9 +22,9 @@ LONGER = (
 def extrapolate(
     coordinates: Coordinates,
     points: tuple[Tensor, Tensor, Tensor],
-    measured: tuple[Tensor, Tensor, Tensor],
-    longest: Tensor,
-) -> tuple[Tensor, Tensor]:
+    measured: tuple[Numbers, Numbers, Numbers],
+    longest: Numbers,
+) -> tuple[Tensor, Numbers]:
     """The proposal of every restart, (R, P), and its step length |α| from 1 to `longest`, (R,).
 
     `points` are θ₀, θ₁ and θ₂, `measured` the same in measured coordinates. The step length is found in those,
@@ -33,8 +35,9 @@ def extrapolate(
     """
     (base, first, second), (start, middle, end) = points, measured
     r, v = middle - start, end - 2 * middle + start
-    length = r.norm(dim=1) / v.norm(dim=1).clamp(min=torch.finfo(r.dtype).tiny)
-    length = torch.minimum(length.nan_to_num(nan=1.0).clamp(min=1.0), longest)
-    step = length[:, None]
+    with np.errstate(invalid="ignore"):
+        ratio = np.sqrt(np.vecdot(r, r)) / np.maximum(np.sqrt(np.vecdot(v, v)), np.finfo(r.dtype).tiny)
+    length = np.minimum(np.maximum(np.nan_to_num(ratio, nan=1.0), 1.0), longest)
+    step = torch.as_tensor(length, dtype=base.dtype, device=base.device)[:, None]
     proposal = base + 2 * step * (first - base) + step**2 * (second - 2 * first + base)
     return torch.where(step > 1, coordinates.inside(proposal), second), length

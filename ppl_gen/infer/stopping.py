@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Numbers = NDArray[Any]
 
@@ -53,32 +53,29 @@ class Assessment:
         return np.maximum(np.maximum(rise, way) / shrinks, 0.0)
 
 
-def assess(rise: Numbers, first: Tensor, second: Tensor, earlier_rate: Numbers, value: Numbers) -> Assessment:
-    """What the changes (R, P) of two steps in a row say, the first of which brought `rise`.
+def assess(
+    value: Numbers, earlier: Numbers, changes: tuple[Numbers, Numbers], earlier_rate: Numbers, exact: float
+) -> Assessment:
+    """What the changes (R, P) of two steps in a row say, the first of which led from `earlier` to `value`.
 
     `earlier_rate` is the one believed before. A long step may hide the slow direction for a while, so that one is
-    forgotten by degrees only. A rise within rounding of `value` counts as none.
+    forgotten by degrees only. A rise within rounding, `exact` of the value, counts as none.
     """
-    exact, one = rounding(first.dtype), np.maximum(np.abs(value), 1.0)
-    before, after = lengths(first), lengths(second)
-    rate = np.where(before > 0, after / np.maximum(before, TINY), 0.0)
-    believed = np.minimum(np.maximum(rate, 1 - FORGET * (1 - earlier_rate)), FASTEST_SLOW)
-    believed = np.maximum(believed, 0.0)
-    still = after <= exact * math.sqrt(max(first.shape[1], 1))
-    distance = np.where(still, after, after / (1 - believed))
-    rise = np.where(rise <= exact * one, 0.0, rise)
-    squared = believed * believed
-    with np.errstate(invalid="ignore"):  # ∞·0 at a start, which has risen from nothing
+    before, after = (np.sqrt(np.vecdot(change, change)) for change in changes)
+    with np.errstate(invalid="ignore"):  # ∞·0 and ∞ − ∞ at a start, which has risen from nothing
+        rise = value - earlier
+        rate = np.where(before > 0, after / np.maximum(before, TINY), 0.0)
+        believed = np.minimum(np.maximum(rate, 1 - FORGET * (1 - earlier_rate)), FASTEST_SLOW)
+        believed = np.maximum(believed, 0.0)
+        still = after <= exact * math.sqrt(max(changes[0].shape[1], 1))
+        distance = np.where(still, after, after / (1 - believed))
+        rise = np.where(rise <= exact * np.maximum(np.abs(value), 1.0), 0.0, rise)
+        squared = believed * believed
         remaining = rise * (squared / (1 - squared))
     return Assessment(rise, remaining, distance, believed)
 
 
-def lengths(changes: Tensor) -> Numbers:
-    """The norm of each row of (R, P), (R,): NumPy, which takes a third of torch's time over a few numbers."""
-    rows = changes.double().cpu().numpy()
-    return np.asarray(np.sqrt(np.einsum("rp,rp->r", rows, rows)))
-
-
+@cache
 def rounding(dtype: torch.dtype) -> float:
     """The relative error that a sum of log-densities may have."""
     return ROUNDING * torch.finfo(dtype).eps

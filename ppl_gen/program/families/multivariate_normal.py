@@ -217,18 +217,22 @@ class MultivariateNormalFamily(Family):
         second = _symmetric(packed, D)
         loc, factor = current["loc"], current[name]
         regular = torch.ones_like(statistics.sum(), dtype=torch.bool)
-        separate = name in site.fixed or (site.nested(name, "loc") and "loc" not in site.priors)
+        learned = "loc" not in site.fixed and "loc" not in site.priors
+        nested = site.nested(name, "loc")
+        separate = name in site.fixed or (nested and "loc" not in site.priors)
         for _ in range(1 if separate else ECM_CYCLES):
             if "loc" not in site.fixed:
                 loc = self._locate(n, first, loc, factor, name, site)
             if name not in site.fixed:
                 middle = site.spread(loc, "loc")
-                crossed = first.unsqueeze(-1) * middle.unsqueeze(-2)
-                squares = middle.unsqueeze(-1) * middle.unsqueeze(-2) * n.unsqueeze(-1)
-                scatter = site.gather(second - crossed - crossed.mT + squares, name)
+                scatter = second - first.unsqueeze(-1) * middle.unsqueeze(-2)
+                if not (learned and nested):  # about a mean of these very rows the rest is 0
+                    left = first - middle * n
+                    scatter = scatter - middle.unsqueeze(-1) * left.unsqueeze(-2)
+                scatter = site.gather(scatter, name)
                 count = site.gather(n, name).unsqueeze(-1)
                 scatter, count = with_inverse_wishart(site, name, scatter, count)
-                if "loc" not in site.fixed and "loc" not in site.priors:
+                if learned:
                     scatter = apart_where_constant(scatter, jitter)
                 factor, regular = self._factorise(scatter, count, factor, floor, jitter)
         return {"loc": loc, name: factor}, regular
