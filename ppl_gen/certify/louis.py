@@ -24,6 +24,7 @@ from ppl_gen.infer.identified import Identified
 DIRECTIONS = 3
 TRIAL = 1e-6  # of a unit: how far a first look along a direction goes
 CHANGE = 0.05  # nats by which no log-joint changes from one of the five points to the next
+LEAST_CURVED = 0.1  # curvature a row below which a coordinate moves by 1/√0.1, and no further
 FLAT = 1e-9  # curvature a row that differences of log-joints do not resolve
 SEEN = 1e-12  # responsibilities below this add nothing
 OFFSETS = (-2, -1, 0, 1, 2)
@@ -37,7 +38,7 @@ def directions(curvature: Array, seed: int, count: int = DIRECTIONS) -> Array:
     Coordinates without curvature stay: log-odds that have run off towards infinity bend by less than any step.
     """
     P = len(curvature)
-    unit = np.where(curvature > FLAT, 1 / np.sqrt(np.maximum(curvature, FLAT)), 0.0)
+    unit = np.where(curvature > FLAT, 1 / np.sqrt(np.maximum(curvature, LEAST_CURVED)), 0.0)
     drawn = np.random.default_rng(seed).normal(size=(count, P)) * unit
     return np.asarray(drawn / np.sqrt(max(P, 1)))
 

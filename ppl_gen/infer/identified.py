@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ppl_gen.data.schema import Schema
+from ppl_gen.infer.coordinates import at_an_end
 from ppl_gen.infer.enumeration import State
 from ppl_gen.program.half import Draw, Slot
 from ppl_gen.program.layers import Constant, SumLayer, Table
 from ppl_gen.program.program import Program
 
 EDGE_ROWS = 1e-3  # a probability or rate is at the edge where it accounts for less of a row than this
-NEAR = 0.01  # share of a declared bound within which a parameter is at it
 FLOORED = 1e-7  # a variance at its floor, as a share of its column's
 
 FIXED, BOUNDARY, REFERENCE = "fixed", "boundary", "reference"
@@ -144,7 +144,7 @@ def _mark(
 ) -> None:
     """Entries at the edge, and one logit of every simplex: a shift of all of them changes nothing."""
     if not in_sum:
-        edge = at_the_edge(draw, key, slot, table, EDGE_ROWS / max(total, 1.0), schema)
+        edge = at_the_edge(draw, key, slot, table, max(total, 1.0), schema)
         why[edge & (why == "")] = BOUNDARY
     tied = key == "logits" and getattr(slot.term, "prior", None) is not None  # the prior knows where they lie
     if draw.node.support == "category" and not tied:
@@ -155,14 +155,14 @@ def _mark(
 
 
 def at_the_edge(
-    draw: Draw, key: str, slot: Slot, table: Tensor, least: float, schema: Schema
+    draw: Draw, key: str, slot: Slot, table: Tensor, total: float, schema: Schema
 ) -> NDArray[np.bool_]:
-    """Which predictors of a table lie at the edge of their parameter's space; `least` for probabilities, rates."""
+    """Which predictors of a table lie at the edge of their parameter's space, as `total` rows tell."""
+    least = EDGE_ROWS / total  # for probabilities and rates
     support, constraint = draw.node.support, slot.constraint.name
     if key in draw.node.bounds:
-        low, high = draw.node.bounds[key]
-        working = slot.constraint.working(table)
-        return np.asarray(((working <= low * (1 + NEAR)) | (working >= high * (1 - NEAR))).numpy())
+        low, high = at_an_end(draw, key, slot, table, total)
+        return low | high
     if support == "category":
         return np.asarray((table.softmax(-1) < least).numpy())
     if support == "boolean" or (draw.node.family == "Binomial" and key in ("probs", "logits")):

@@ -18,8 +18,9 @@ class Status(Enum):
         "converged: what is left of the log-likelihood's rise and of the parameters' way is within tolerance"
     )
     BOUNDARY = (
-        "converged at the boundary of the parameter space: a probability at 0 or 1, or a variance at its floor, "
-        "which the notes name; standard errors from curvature do not hold for those"
+        "converged at the boundary of the parameter space: a probability at 0 or 1, a variance at its floor, or "
+        "degrees of freedom at an end of their range, which the notes name; standard errors from curvature do not "
+        "hold for those"
     )
     PLATEAU = (
         "stopped on a plateau: the log-likelihood rises no more, but the parameters still move, so that the data "

@@ -158,7 +158,8 @@ def interval(estimate: float, error: float, scale: str, level: float) -> tuple[f
         return estimate, estimate
     if scale == "log" and estimate > 0:
         reach = z * error / estimate
-        return float(np.exp(np.log(estimate) - reach)), float(np.exp(np.log(estimate) + reach))
+        with np.errstate(over="ignore"):  # of a number that is hardly told from 0 the upper bound is infinite
+            return float(np.exp(np.log(estimate) - reach)), float(np.exp(np.log(estimate) + reach))
     if scale == "logit" and 0 < estimate < 1:
         reach = z * error / (estimate * (1 - estimate))
         return float(expit(logit(estimate) - reach)), float(expit(logit(estimate) + reach))

@@ -131,7 +131,10 @@ def test_an_extrapolation_stays_in_the_range_of_df():
     assert found.parameters["x"]["df"].max() <= 1e6 * (1 + 1e-12)
 
 
-@pytest.mark.parametrize(("covariance", "count"), [("full", 1), ("full", 2), ("diagonal", 2), ("tied", 2)])
+@pytest.mark.parametrize(
+    ("covariance", "count"),
+    [("full", 1), ("full", 2), ("full", 5), ("diagonal", 2), ("diagonal", 5), ("tied", 5)],
+)
 def test_far_outliers_get_no_class_of_their_own(covariance, count):
     spec, x = student_t_mixture(2, covariance), with_outliers(0, count)
     found = fit(spec, {"x": x}, EM(restarts=12))
