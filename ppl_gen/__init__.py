@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ppl_gen.declare.spec import Spec
     from ppl_gen.declare.terms import MLP, By, Conv, Free, Linear, Net, Sum
     from ppl_gen.errors import DataError, FitError, SpecError
+    from ppl_gen.evaluation import evaluate
     from ppl_gen.fitting import fit
     from ppl_gen.infer.algorithms import EM, SVI, StepwiseEM
     from ppl_gen.infer.callbacks import Callback, MLflow, TensorBoard
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from ppl_gen.program.own import family
     from ppl_gen.program.program import Program, compile_spec
     from ppl_gen.resampling import Bootstrap, bootstrap
+    from ppl_gen.results.evaluation import Evaluation
     from ppl_gen.results.fit import Fit
     from ppl_gen.results.storage import load
     from ppl_gen.resuming import resume
@@ -78,6 +80,7 @@ _HOMES = {
     "Checkpoints": "infer.checkpoints",
     "DataError": "errors",
     "Dirichlet": "declare.priors",
+    "Evaluation": "results.evaluation",
     "Exponential": "declare.nodes",
     "Fit": "results.fit",
     "FitError": "errors",
@@ -108,6 +111,7 @@ _HOMES = {
     "TensorBoard": "infer.callbacks",
     "bootstrap": "resampling",
     "compile_spec": "program.program",
+    "evaluate": "evaluation",
     "family": "program.own",
     "fit": "fitting",
     "factor_analysis": "declare.phrasebook",
@@ -141,6 +145,7 @@ __all__ = [
     "Conv",
     "DataError",
     "Dirichlet",
+    "Evaluation",
     "Exponential",
     "Fit",
     "FitError",
@@ -173,6 +178,7 @@ __all__ = [
     "TensorBoard",
     "bootstrap",
     "compile_spec",
+    "evaluate",
     "factor_analysis",
     "family",
     "fit",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
@@ -25,8 +25,10 @@ from ppl_gen.infer.noise import in_turn
 from ppl_gen.infer.progress import Progress, progress_bar
 from ppl_gen.infer.svi import run_svi
 from ppl_gen.program.program import compile_spec
+from ppl_gen.results.atomic import resolved
 from ppl_gen.results.checkpoint_files import CheckpointFolder, newest
 from ppl_gen.results.checkpoint_identity import VERSIONS, check_same_data, known_algorithm, known_spec
+from ppl_gen.results.claims import claim
 from ppl_gen.results.fit import Fit
 
 log = logging.getLogger("ppl_gen")
@@ -42,6 +44,8 @@ def resume(
     weights: Any = None,
     callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
+    trust: bool = False,
+    nets: Mapping[str, object] | None = None,
 ) -> Fit:
     """Go on with an SVI run from the newest of its checkpoints, and keep on writing them.
 
@@ -56,6 +60,8 @@ def resume(
         weights: the same as then; a column's name is remembered.
         callbacks: as for `fit`; they are told of the epochs since the checkpoint.
         progress: as for `fit`.
+        trust: whether to import the code that a Net of the declaration names.
+        nets: Nets by the place that the declaration names; these need no trust.
 
     Returns:
         The Fit. Its notes say where it went on.
@@ -75,11 +81,13 @@ def resume(
         True
 
     """
+    claimed = claim(resolved(path))
     found = newest(path)
     for problem in found.refused:
         _warn(f"a damaged checkpoint is passed over: {problem}")
     identity = found.identity
-    declared, algorithm = known_spec(identity, spec), known_algorithm(identity, algorithm)
+    declared = known_spec(identity, spec, trust=trust, nets=nets)
+    algorithm = known_algorithm(identity, algorithm)
     if data is None and identity["data"] is None:
         raise FitError(f"{path}: the run's data were given as arrays, which no file holds: give them again")
     given = identity["data"] if data is None else data
@@ -104,7 +112,7 @@ def resume(
     log.info(note)
     snapshot = found.snapshot | {"notes": [*found.snapshot["notes"], note]}
     every = {key: identity[key] for key in ("every_epochs", "every_minutes")}
-    folder = CheckpointFolder(Checkpoints(path, **every), identity, [found.path])
+    folder = CheckpointFolder(Checkpoints(path, **every), identity, [found.path], claimed)
     with progress_bar("ELBO") if progress is None else nullcontext(progress) as report:
         run = run_svi(
             program,

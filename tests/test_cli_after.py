@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from ppl_gen import bootstrap, load
+from ppl_gen import bootstrap, evaluate, load
 from ppl_gen.cli import app, completing
 from ppl_gen.data import sources
 from ppl_gen.data.stream_files import open_rows
@@ -264,3 +265,42 @@ def test_a_large_file_is_imputed_chunk_by_chunk(
     whole, parts = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("whole", "parts"))
     pd.testing.assert_frame_equal(parts, whole, check_exact=False, rtol=1e-12)
     assert sum(1 for _ in open_rows(folder / "rows.csv").chunks()) > 3
+
+
+def test_evaluate_prints_the_figures_of_the_library_and_writes_them_as_json(
+    folder: Path, rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    told = ran("evaluate", folder / "fit", folder / "rows.csv", "--out", tmp_path / "figures.json")
+    expected = evaluate(load(folder / "fit"), folder / "rows.csv")
+    assert told.rstrip() == expected.summary()
+    assert json.loads((tmp_path / "figures.json").read_text()) == expected.to_dict()
+    again = run("evaluate", folder / "fit", folder / "rows.csv", "--out", tmp_path / "figures.json")
+    assert again.exit_code == 2
+    assert "--replace" in again.stderr
+
+
+def test_code_that_a_declaration_names_is_run_by_every_command_with_trust_and_by_none_without(
+    tmp_path: Path,
+) -> None:
+    spec = tmp_path / "net.yaml"
+    spec.write_text(
+        "model:\n  z: Normal(1, loc=0, scale=1)\n  x: Normal(2, loc=Net('torch.nn:Linear', z), scale=1)\n"
+    )
+    pd.DataFrame(np.random.default_rng(0).normal(size=(20, 2)), columns=["x[0]", "x[1]"]).to_csv(
+        tmp_path / "x.csv", index=False
+    )
+    quick = ("--algorithm", "SVI(epochs=1)")
+    wanted = [
+        ("show", spec),
+        ("fit", spec, tmp_path / "x.csv", "--out", tmp_path / "fit", *quick),
+        ("show", tmp_path / "fit"),
+        ("predict", tmp_path / "fit", tmp_path / "x.csv"),
+        ("sample", tmp_path / "fit", "-n", 2),
+        ("evaluate", tmp_path / "fit", tmp_path / "x.csv", "--draws", 10, "--refitted-rows", 2),
+    ]
+    for words in wanted:
+        refused = run(*words)
+        assert refused.exit_code == 2
+        assert "--trust" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        ran(*words, "--trust")

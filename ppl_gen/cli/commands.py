@@ -70,6 +70,7 @@ Setting = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of starts, minibatches and draws.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Write over what --out names.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Import the code that a Net of the declaration names.")]
 Weights = Annotated[
     str | None, typer.Option(metavar="COLUMN", help="How often each row counts; not read as data.")
 ]
@@ -107,6 +108,7 @@ def fit(
         float | None, typer.Option(help="Minutes between two checkpoints; 5 where nothing is said.")
     ] = None,
     replace: Replace = False,
+    trust: Trust = False,
 ) -> None:
     """Fit a model to data, print how that went, and save it."""
     import torch
@@ -118,7 +120,7 @@ def fit(
     from ppl_gen.fitting import fit as fit_model
     from ppl_gen.results.storage import check_writable
 
-    declaration, chosen = options.declared(spec, settings), options.algorithm(algorithm)
+    declaration, chosen = options.declared(spec, settings, trust=trust), options.algorithm(algorithm)
     options.check_device(device)
     kept = options.checkpoints(
         checkpoint, every_epochs, every_minutes, replace=replace, data=data, weights=weights
@@ -146,6 +148,7 @@ def check(
     settings: Setting = [],  # noqa: B006  typer copies it
     weights: Weights = None,
     seed: Seed = 0,
+    trust: Trust = False,
 ) -> None:
     """Hold the model's Pyro objective against the formulas, term by term, before any fitting."""
     from ppl_gen.certify.check import check as check_program
@@ -154,7 +157,7 @@ def check(
     from ppl_gen.data.reading import read_table
     from ppl_gen.program.program import compile_spec
 
-    declaration = options.declared(spec, settings)
+    declaration = options.declared(spec, settings, trust=trust)
     table = read_table(data, declaration, weights=weights)
     typer.echo(roles_text(table))
     report = check_program(compile_spec(declaration, table.schema, seed=seed), table, seed=seed)

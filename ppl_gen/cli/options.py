@@ -22,8 +22,13 @@ TEXTS = ("init", "lowering", "optimizer")  # options whose values are text
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
-def declared(spec: str, settings: Sequence[str]) -> Spec:
+def declared(spec: str, settings: Sequence[str], *, trust: bool = False) -> Spec:
     """The declaration with every --set carried out, in order.
+
+    Args:
+        spec: a path, or a shipped model's name.
+        settings: NODE.OPTION=VALUE each; a Net comes from the file alone.
+        trust: whether to import the code that a Net names.
 
     Raises:
         SpecError: the declaration or a setting is wrong; the message begins with the file or the setting.
@@ -36,7 +41,7 @@ def declared(spec: str, settings: Sequence[str]) -> Spec:
         ppl_gen.errors.SpecError: --set z: write NODE.OPTION=VALUE, as --set z.k=2
 
     """
-    found = read_spec(spec)
+    found = read_spec(spec, trust=trust)
     for setting in settings:
         path, equals, value = setting.partition("=")
         if not equals:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ppl_gen.cli.commands import Replace, Weights, app, leave
+from ppl_gen.cli.commands import Replace, Trust, Weights, app, leave
 
 
 @app.command()
@@ -23,6 +23,7 @@ def resume(
     weights: Weights = None,
     out: Annotated[Path | None, typer.Option(help="The folder to save the fit in.")] = None,
     replace: Replace = False,
+    trust: Trust = False,
 ) -> None:
     """Go on with an SVI run from its newest checkpoint, to the same bits as if it had not been cut short."""
     from ppl_gen.cli.outcome import outcome_text
@@ -31,7 +32,7 @@ def resume(
 
     if out is not None:
         check_writable(out, replace=replace)
-    result = go_on(folder, data, spec=spec, weights=weights)
+    result = go_on(folder, data, spec=spec, weights=weights, trust=trust)
     if out is not None:
         result.save(out, replace=replace)
     typer.echo(outcome_text(result))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ppl_gen.cli.commands import DataArgument, FitArgument, Replace, Seed, app
+from ppl_gen.cli.commands import DataArgument, FitArgument, Replace, Seed, Trust, app
 
 OutFile = Annotated[Path | None, typer.Option(help="The CSV file; left out, the standard output.")]
 
@@ -22,13 +22,14 @@ def predict(
     ] = 100,
     seed: Seed = 0,
     replace: Replace = False,
+    trust: Trust = False,
 ) -> None:
     """Write each row's class, class probabilities, latent means and log p(x)."""
     from ppl_gen.cli.tabular import check_target, predictions_by_part, write_csv
     from ppl_gen.results.storage import load
 
     check_target(out, replace=replace)
-    write_csv(predictions_by_part(load(fit), new, draws=draws, seed=seed), out)
+    write_csv(predictions_by_part(load(fit, trust=trust), new, draws=draws, seed=seed), out)
 
 
 @app.command()
@@ -46,6 +47,7 @@ def impute(
     ] = None,
     seed: Seed = 0,
     replace: Replace = False,
+    trust: Trust = False,
 ) -> None:
     """Write the data with their missing cells filled in, all their columns as they stand."""
     from ppl_gen.cli.completing import completed_rows
@@ -53,7 +55,7 @@ def impute(
     from ppl_gen.results.storage import load
 
     check_target(out, replace=replace)
-    write_csv(completed_rows(load(fit), data, draws=draws, seed=seed), out)
+    write_csv(completed_rows(load(fit, trust=trust), data, draws=draws, seed=seed), out)
 
 
 @app.command()
@@ -65,10 +67,11 @@ def sample(
     given: Annotated[Path | None, typer.Option(help="A CSV file with the Inputs of each row.")] = None,
     latents: Annotated[bool, typer.Option("--latents", help="Write the latents too.")] = False,
     replace: Replace = False,
+    trust: Trust = False,
 ) -> None:
     """Draw rows from a saved fit."""
     from ppl_gen.cli.tabular import check_target, drawn_rows, write_csv
     from ppl_gen.results.storage import load
 
     check_target(out, replace=replace)
-    write_csv([drawn_rows(load(fit), n, seed=seed, given=given, latents=latents)], out)
+    write_csv([drawn_rows(load(fit, trust=trust), n, seed=seed, given=given, latents=latents)], out)

@@ -19,6 +19,7 @@ from ppl_gen.cli.commands import (
     Seed,
     Setting,
     SpecArgument,
+    Trust,
     app,
 )
 from ppl_gen.errors import FitError, SpecError
@@ -55,6 +56,7 @@ def select(
     plot: Annotated[Path | None, typer.Option(help="A file for a picture: .png, .svg or .pdf.")] = None,
     save: Annotated[Path | None, typer.Option(help="The folder to save the best fit in.")] = None,
     replace: Replace = False,
+    trust: Trust = False,
 ) -> None:
     """Fit a grid of models to data, compare them in one table, name the best."""
     from ppl_gen.cli import options
@@ -63,7 +65,7 @@ def select(
     from ppl_gen.selecting.choosing import select as select_model
 
     values = dict(grid_values(text) for text in grid)
-    declaration, chosen = options.declared(spec, settings), options.algorithm(algorithm)
+    declaration, chosen = options.declared(spec, settings, trust=trust), options.algorithm(algorithm)
     for target in (out, plot):
         check_target(target, replace=replace)
     if plot is not None and plot.suffix not in PICTURES:

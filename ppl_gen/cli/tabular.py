@@ -55,6 +55,16 @@ def write_csv(parts: Iterable[Columns], path: Path | None) -> None:
         pd.DataFrame(part).to_csv(index=False, header=first, lineterminator="\n")
         for part, first in zip(parts, chain([True], repeat(False)), strict=False)
     )
+    write_texts(texts, path)
+
+
+def write_texts(texts: Iterable[str], path: Path | None) -> None:
+    """Write texts one after the other, or print them; a file appears whole or not at all.
+
+    Raises:
+        FitError: as `write_csv` does.
+
+    """
     if path is None:
         for text in texts:
             sys.stdout.write(text)

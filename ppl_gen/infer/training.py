@@ -57,7 +57,7 @@ class Training:
         resumed: Snapshot | None = None,
     ) -> None:
         self.program, self.table, self.algorithm, self.seed = program, table, algorithm, seed
-        self.interrupt = interrupt
+        self.interrupt, self.device = interrupt, program.device
         self.status: Status | None = None
         self.history: list[float] = []
         self.held_out: list[float] = []
@@ -72,7 +72,7 @@ class Training:
         lowered = algorithm if resumed is None else replace(algorithm, lowering=resumed["executed"])
         self.ascent = Ascent(program, lowered, data, algorithm.epochs * self.batches)
         # Every step's bound is looked at on the CPU; on other devices that would wait for each of them.
-        self.look, self.looked = (1 if program.device.type == "cpu" else LOOK), 0
+        self.look, self.looked = (1 if self.device.type == "cpu" else LOOK), 0
         if resumed is not None:
             self._restore(resumed)
         else:
@@ -85,9 +85,7 @@ class Training:
         self.watch: Watch | None = None
         n, algorithm = self.table.n_units, self.algorithm
         if algorithm.validation > 0:
-            learned, held = (
-                part.to(self.program.device) for part in split(n, algorithm.validation, self.seed)
-            )
+            learned, held = (part.to(self.device) for part in split(n, algorithm.validation, self.seed))
             self.held = HeldOut(self.program, algorithm, picked(data, held), self.seed)
             data, n = picked(data, learned), len(held)
         if Watch.wanted(algorithm):
@@ -96,6 +94,13 @@ class Training:
 
     def run(self, audience: Audience, keeper: Keeper | None = None) -> None:
         """All epochs, or as many as there are before something ends them."""
+        try:
+            self._run(audience, keeper)
+        finally:
+            if keeper is not None:
+                keeper.release()
+
+    def _run(self, audience: Audience, keeper: Keeper | None) -> None:
         pace = None if keeper is None else Pace(keeper.checkpoints, len(self.history))
         while self.status is None:
             if not self._steps(keeper, pace):
@@ -135,27 +140,26 @@ class Training:
         """What a row of average weight counts: bounds are summed as if it were 1."""
         return self.table.total / self.table.n_units if self.table.weights is not None else 1.0
 
-    def _order(self) -> Tensor:
-        """The epoch's order of the rows, drawn outside the steps' noise stream."""
+    def _minibatches(self) -> tuple[Tensor, ...]:
+        """The epoch's rows in a shuffled order, drawn outside the steps' noise stream."""
         generator = torch.Generator().manual_seed(self.seed + len(self.history))
-        return torch.randperm(self.n_units, generator=generator).to(self.ascent.flat.device)
+        return torch.randperm(self.n_units, generator=generator).to(self.device).split(self.size)
 
-    def _step(self, order: Tensor, batch: int) -> Tensor:
+    def _step(self, index: Tensor, batch: int) -> Tensor:
         if warm_up := self.algorithm.warm_up * self.batches:
             self.ascent.warm_to(min(1.0, (len(self.history) * self.batches + batch + 1) / warm_up))
-        index = order[batch * self.size : (batch + 1) * self.size]
         return self.ascent.advance(index, full=len(index) == self.size)
 
     def _steps(self, keeper: Keeper | None, pace: Pace | None) -> bool:
         """What is left of the epoch; False as soon as a step that moved nothing is seen."""
-        order = self._order()
+        minibatches = self._minibatches()
         for batch in range(len(self.bounds), self.batches):
             if self.interrupt:
                 break
-            self.bounds.append(self._step(order, batch))
+            self.bounds.append(self._step(minibatches[batch], batch))
             if (batch + 1) % self.look == 0 and not self._sound():
                 return False
-            if self._due(pace):
+            if pace is not None and self._due(pace):
                 if not self._sound():
                     return False
                 self._keep(keeper, pace)
@@ -190,15 +194,15 @@ class Training:
 
     def _fail(self) -> None:
         """Say what was not finite, go back to before it, and slow down or end there."""
-        order, recovers = self._order(), self.algorithm.on_nan == "recover"
+        minibatches, recovers = self._minibatches(), self.algorithm.on_nan == "recover"
         failed, planned = 0, len(self.bounds)
         self._return_to(self.good)
         for failed in range(planned):  # the same steps again, up to the one that moves nothing
-            before = noise_state(self.program.device)
-            if not math.isfinite(float(self._step(order, failed))):
+            before = noise_state(self.device)
+            if not math.isfinite(float(self._step(minibatches[failed], failed))):
                 break
-        set_noise_state(before, self.program.device)
-        rows = picked(self.ascent.data, order[failed * self.size : (failed + 1) * self.size])
+        set_noise_state(before, self.device)
+        rows = picked(self.ascent.data, minibatches[failed])
         where = first_non_finite(self.ascent, self.program, rows, self.algorithm)
         note = f"epoch {len(self.history) + 1}, batch {failed + 1} of {self.batches}: {where}"
         moved = failed or len(self.history) > self.safe["epochs"]
@@ -225,12 +229,12 @@ class Training:
         return self.good
 
     def _here(self) -> Snapshot:
-        return self.ascent.point() | {"noise": noise_state(self.program.device)}
+        return self.ascent.point() | {"noise": noise_state(self.device)}
 
     def _return_to(self, point: Snapshot) -> None:
         """As it was at the beginning of an epoch."""
         self.ascent.return_to(point, self.history)
-        set_noise_state(point["noise"], self.program.device)
+        set_noise_state(point["noise"], self.device)
         self.bounds, self.looked = [], 0
 
     def _due(self, pace: Pace | None) -> bool:
@@ -268,16 +272,16 @@ class Training:
     def _restore(self, kept: Snapshot) -> None:
         torch.set_num_threads(kept["threads"])  # the run's own count; the caller's is put back at its end
         self.history, self.held_out, self.notes = kept["history"], kept["held_out"], kept["notes"]
-        self.ascent.buffers = {path: v.to(self.program.device) for path, v in kept["buffers"].items()}
+        self.ascent.buffers = {path: v.to(self.device) for path, v in kept["buffers"].items()}
         self.ascent.slowed = kept["slowed"]
         self._return_to(kept["here"])
         self.good = kept["good"] or self._here()
         self.safe = kept["safe"] or {"point": self.good, "epochs": len(self.history), "elbo": -math.inf}
         if kept["bounds"] is not None:
-            self.bounds = list(kept["bounds"].to(self.program.device).unbind())
+            self.bounds = list(kept["bounds"].to(self.device).unbind())
             self.looked = len(self.bounds)
         if kept["best"] is not None:
-            self.best = {path: value.to(self.program.device) for path, value in kept["best"].items()}
+            self.best = {path: value.to(self.device) for path, value in kept["best"].items()}
         if self.watch is not None:
             self.watch = replace(self.watch, **kept["watch"])
         self.status = None if kept["status"] is None else Status[kept["status"]]

@@ -23,6 +23,7 @@ from ppl_gen.infer.checkpoints import Checkpoints
 from ppl_gen.program.own import check_registered, own_families
 from ppl_gen.program.program import Program
 from ppl_gen.results.checkpoint_files import CheckpointFolder
+from ppl_gen.results.storage import in_memory, spec_text
 
 VERSIONS = ("torch", "pyro-ppl")  # others than these may change what a step computes
 
@@ -57,13 +58,8 @@ def open_folder(
     path = os.fspath(data) if isinstance(data, str | os.PathLike) else None
     place = checkpoints.data or path
     column = checkpoints.weights or (weights if isinstance(weights, str) else None)
-    text = write_spec(program.spec)
-    if read_spec(text) != program.spec:
-        raise FitError(
-            "the declaration's own YAML text reads as another one, so that no checkpoint could be resumed"
-        )
     identity = {
-        "spec": text,
+        "spec": spec_text(program.spec),
         "own_families": own_families(program.spec),
         "algorithm": described(algorithm),
         "seed": seed,
@@ -123,18 +119,31 @@ def check_same_data(known: Mapping[str, Any], table: Table) -> None:
         raise DataError(f"{others}names or levels of the columns have changed")
 
 
-def known_spec(identity: Mapping[str, Any], given: Spec | str | Path | None) -> Spec:
+def known_spec(
+    identity: Mapping[str, Any],
+    given: Spec | str | Path | None,
+    *,
+    trust: bool = False,
+    nets: Mapping[str, object] | None = None,
+) -> Spec:
     """The declaration of a run, held against the one that is given now.
+
+    Args:
+        identity: of the run.
+        given: now; what a Spec has in memory serves as `nets`.
+        trust: whether to import the code that a Net names.
+        nets: Nets by the place that the declaration names.
 
     Raises:
         FitError: that is another one; or a family of one's own is not registered.
 
     """
     check_registered(identity["own_families"])
-    spec = read_spec(identity["spec"])
+    nets = {**(in_memory(given) if isinstance(given, Spec) else {}), **(nets or {})}
+    spec = read_spec(identity["spec"], trust=trust, nets=nets)
     if given is not None:
-        now = given if isinstance(given, Spec) else read_spec(given)
-        if now != spec:
+        now = given if isinstance(given, Spec) else read_spec(given, trust=trust, nets=nets)
+        if now != spec and not (nets and write_spec(now) == identity["spec"]):
             raise FitError(f"the run was begun on another declaration:\n{spec}\nand not\n{now}")
     return spec
 

@@ -303,7 +303,7 @@ class Fit:
         return to_arviz(self, data, draws=at_least_one(draws, "draws"), seed=seed)
 
     def save(self, path: str | Path, *, replace: bool = False) -> None:
-        """Write a folder that `load` reads: spec.yaml, params.safetensors, fit.json; the rows are not in it.
+        """Write a folder that `load` reads: spec.yaml, params.safetensors, fit.json, and history.csv; no rows.
 
         FitError where something stands there and `replace` is not asked for, or it cannot be written.
         """

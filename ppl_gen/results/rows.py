@@ -34,7 +34,7 @@ Answer = TypeVar("Answer")
 CELLS = 4_000_000  # numbers of one intermediate result held at a time
 
 
-def read_rows(program: Program, rows: Any, need: Need | None = None) -> Table:
+def read_rows(program: Program, rows: Any, need: Need | None = None, weights: Any = None) -> Table:
     """New rows, held against the columns, widths and levels of the training data, with its warnings.
 
     Args:
@@ -43,6 +43,7 @@ def read_rows(program: Program, rows: Any, need: Need | None = None) -> Table:
         need: what must be there (`read_table`). Default: with a continuous latent every observed node; else the
             Inputs and at least one node. A leaf that the rows lack is then missing in every row, and integrated
             out; a discrete node that something depends on is summed out.
+        weights: how often each row counts, as `fit` takes them.
 
     Raises:
         DataError: something is lacking, or does not fit.
@@ -50,19 +51,21 @@ def read_rows(program: Program, rows: Any, need: Need | None = None) -> Table:
     """
     if need is None:
         need = default_need(program)
-    table = read_table(rows, program.spec, schema=program.schema, need=need)
+    table = read_table(rows, program.spec, schema=program.schema, need=need, weights=weights)
     for note in table.warnings:
         warnings.warn(note, UserWarning, stacklevel=3)
     _complete_for_the_guide(program, table)
     return _with_lacking_leaves(program, table) if need == "any" else table
 
 
-def read_in_parts(program: Program, rows: Any) -> Iterator[Table]:
+def read_in_parts(program: Program, rows: Any, weights: Any = None) -> Iterator[Table]:
     """`read_rows`; where the rows are files to be streamed, a table for each chunk of them."""
     source = open_rows(rows) if isinstance(rows, str | os.PathLike | FileRows) else None
     if source is None or not (isinstance(rows, FileRows) or source.bytes > LARGEST_TABLE):
-        yield read_rows(program, rows)
+        yield read_rows(program, rows, weights=weights)
         return
+    if weights is not None:
+        raise DataError("rows that are read in parts count once each: leave weights out, or read them whole")
     need = default_need(program)
     for table in chunk_tables(source, program.spec, program.schema, need):
         _complete_for_the_guide(program, table)

@@ -1,4 +1,7 @@
-"""A Fit as a folder: spec.yaml, params.safetensors, fit.json; written aside and renamed, never unpickled."""
+"""A Fit as a folder: spec.yaml, params.safetensors, fit.json; written aside and renamed, never unpickled.
+
+Beside them stands history.csv for whoever looks; nothing of it is read again.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from ppl_gen.declare.scope import parts_of
 from ppl_gen.declare.spec import Spec
 from ppl_gen.declare.terms import Net
 from ppl_gen.errors import FitError, SpecError
+from ppl_gen.infer.callbacks import history_csv
 from ppl_gen.infer.run import Mode, Run
 from ppl_gen.infer.status import Status
 from ppl_gen.program.own import check_registered, own_families
@@ -30,7 +34,7 @@ from ppl_gen.results.atomic import digest, flush, put_in_place, read, recover, r
 from ppl_gen.results.fit import Fit
 
 FORMAT = 1
-SPEC, PARAMETERS, RECORD = "spec.yaml", "params.safetensors", "fit.json"
+SPEC, PARAMETERS, RECORD, HISTORY = "spec.yaml", "params.safetensors", "fit.json", "history.csv"
 RUN_FIELDS = ("algorithm", "evaluations", "remaining", "floored", "finished", "reseeded")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -148,15 +152,22 @@ def _contents(fit: Fit) -> dict[str, bytes]:
     state = {
         path: value.detach().cpu().contiguous().clone() for path, value in fit.program.state_dict().items()
     }
-    files = {SPEC: _spec_text(fit.spec).encode(), PARAMETERS: tensors_as_bytes(state)}
+    files = {SPEC: spec_text(fit.spec).encode(), PARAMETERS: tensors_as_bytes(state)}
     record = _record(fit) | {"sha256": {name: digest(content) for name, content in files.items()}}
     record["sha256"][RECORD] = digest(_canonical(record))
     written = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    return files | {RECORD: written.encode()}
+    told = history_csv(fit.run.history, fit.run.held_out)
+    return files | {RECORD: written.encode(), HISTORY: told.encode()}
 
 
-def _spec_text(spec: Spec) -> str:
-    text, nets = write_spec(spec), _in_memory(spec)
+def spec_text(spec: Spec) -> str:
+    """The declaration as YAML that reads as the same one.
+
+    Raises:
+        FitError: it does not.
+
+    """
+    text, nets = write_spec(spec), in_memory(spec)
     try:
         again = read_spec(text, trust=True, nets=nets)  # trusted: it is here, and nothing of it is run
         same = again == spec or (bool(nets) and write_spec(again) == text)
@@ -169,7 +180,7 @@ def _spec_text(spec: Spec) -> str:
     return text
 
 
-def _in_memory(spec: Spec) -> dict[str, object]:
+def in_memory(spec: Spec) -> dict[str, object]:
     """The modules of a declaration that no text can name, by their labels."""
     entries = [*spec.model.values(), *(spec.guide or {}).values()]
     parts = [part for entry in entries for part, _ in parts_of(entry)]
@@ -190,6 +201,7 @@ def _record(fit: Fit) -> dict[str, Any]:
         "elbo": _number(fit.elbo),
         "status": run.status.name,
         "history": [_number(value) for value in run.history],
+        "held_out": [_number(value) for value in run.held_out],
         "modes": [
             {
                 "log_likelihood": _number(m.log_likelihood),
@@ -228,6 +240,7 @@ def _assemble(home: Path, record: Mapping[str, Any], trust: bool, nets: Mapping[
     run = Run(
         state=program.state_dict(),
         history=tuple(map(float, record["history"])),
+        held_out=tuple(map(float, record.get("held_out", ()))),
         status=Status[record["status"]],
         modes=modes,
         restarts=record["restarts"],

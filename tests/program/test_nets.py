@@ -145,6 +145,7 @@ def test_a_fit_is_stored_without_code_and_rebuilt_only_with_trust(tmp_path):
     fitted.save(tmp_path / "fit")
     assert sorted(p.name for p in (tmp_path / "fit").iterdir()) == [
         "fit.json",
+        "history.csv",
         "params.safetensors",
         "spec.yaml",
     ]

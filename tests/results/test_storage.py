@@ -55,7 +55,9 @@ def test_a_conditional_vae_of_named_columns_survives_storage(by_path: Build, tmp
 
 def test_everything_a_fit_knows_but_its_rows_is_stored(mixture: Fit, tmp_path: Path) -> None:
     fit = replace(
-        mixture, log_likelihood=float("-inf"), run=replace(mixture.run, notes=("naïve",), collapsed=1)
+        mixture,
+        log_likelihood=float("-inf"),
+        run=replace(mixture.run, notes=("naïve",), collapsed=1, held_out=(-1.5, float("nan"))),
     )
     save_fit(fit, tmp_path / "fit")
     again = load(str(tmp_path / "fit"))
@@ -66,15 +68,16 @@ def test_everything_a_fit_knows_but_its_rows_is_stored(mixture: Fit, tmp_path: P
     np.testing.assert_array_equal(again.history, fit.history)
     for name in ("notes", "restarts", "collapsed", "lowering"):
         assert getattr(again.run, name) == getattr(fit.run, name), name
+    np.testing.assert_array_equal(again.run.held_out, [-1.5, float("nan")])
     assert str(again.certificate) == str(fit.certificate)
     assert repr(again) == repr(fit)
     np.testing.assert_array_equal(again.parameters["x"]["cov"], fit.parameters["x"]["cov"])
 
 
-def test_the_folder_holds_three_files_that_other_programs_read(mixture: Fit, tmp_path: Path) -> None:
+def test_the_folder_holds_files_that_other_programs_read(mixture: Fit, tmp_path: Path) -> None:
     mixture.save(tmp_path / "deep" / "fit")
     folder = tmp_path / "deep" / "fit"
-    assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*FILES, "history.csv"])
     assert [p.name for p in folder.parent.iterdir()] == ["fit"]
 
     def no_constant(word: str) -> None:
@@ -84,6 +87,7 @@ def test_the_folder_holds_three_files_that_other_programs_read(mixture: Fit, tmp
     assert set(record["sha256"]) == set(FILES)
     assert record["schema"]["roles"] == {"observed": ["x"], "latent": ["z"], "inputs": []}
     assert record["history"] == [-50.0, "nan", -40.25]
+    assert (folder / "history.csv").read_text().splitlines()[:2] == ["step,objective", "1,-50.0"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -253,12 +257,12 @@ replace(fit, seed=99).save(folder, replace=True)
 """
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("step", [1, 4, 5, 6, 7, 8])
 def test_a_crash_while_replacing_leaves_a_whole_fit(mixture: Fit, tmp_path: Path, step: int) -> None:
-    """Steps 1–4 flush three files and their folder, 5 and 6 rename, 7 flushes the parent."""
+    """Steps 1–5 flush four files and their folder, 6 and 7 rename, 8 flushes the parent."""
     mixture.save(tmp_path / "fit")
     ended = subprocess.run([sys.executable, "-c", CRASH, str(step), str(tmp_path / "fit")], check=False)
     assert ended.returncode == 7
-    assert load(tmp_path / "fit").seed == (99 if step == 7 else 3)
+    assert load(tmp_path / "fit").seed == (99 if step == 8 else 3)
     replace(mixture, seed=5).save(tmp_path / "fit", replace=True)
     assert load(tmp_path / "fit").seed == 5
