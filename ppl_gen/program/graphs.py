@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch.fx import Graph, Node
-from torch.utils import _pytree as pytree
 
 from ppl_gen.program.memory import filled_with, is_contiguous, is_view, large, same_form
 from ppl_gen.program.recorded import Recorded
@@ -26,6 +25,7 @@ _RESHAPING = {
     _ATEN.transpose.int,
     _ATEN.slice.Tensor,
 }
+_TRAITS: dict[int, tuple[Any, bool, bool]] = {}  # by the operation's id, which it keeps while it stands here
 _FILLS = {_ATEN.ones_like.default: 1.0, _ATEN.zeros_like.default: 0.0}
 
 
@@ -51,14 +51,22 @@ def merge_equal(graph: Graph) -> None:
         if factor is not None:
             node.replace_all_uses_with(factor)
             continue
-        leaves, form = pytree.tree_flatten((node.args, node.kwargs))
-        key = (node.target, str(form), tuple((type(leaf), leaf) for leaf in leaves))
+        key = (id(node.target), _frozen(node.args), _frozen(node.kwargs))
         if key in first:
             node.replace_all_uses_with(first[key])
             graph.erase_node(node)
         else:
             first[key] = node
     graph.eliminate_dead_code()
+
+
+def _frozen(written: Any) -> object:
+    """Arguments as something that can be looked up; 1, 1.0 and True are three."""
+    if isinstance(written, (list, tuple)):
+        return tuple(map(_frozen, written))
+    if isinstance(written, dict):
+        return tuple((key, _frozen(value)) for key, value in written.items())
+    return type(written), written
 
 
 def _fill_plainly(graph: Graph) -> None:
@@ -199,7 +207,7 @@ def _part(recorded: Recorded, nodes: set[Node], wanted: list[Node]) -> tuple[Rec
 
 
 def _random(node: Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return _traits(node.target)[0]
 
 
 def _is_mutated(node: Node) -> bool:
@@ -207,5 +215,14 @@ def _is_mutated(node: Node) -> bool:
 
 
 def _mutates(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+    return _traits(node.target)[1]
+
+
+def _traits(target: Any) -> tuple[bool, bool]:
+    """Whether an operation draws random numbers, and whether it writes into its inputs."""
+    known = _TRAITS.get(id(target))  # torch's operations have a hash of their own, in Python
+    if known is None or known[0] is not target:
+        schema = getattr(target, "_schema", None)
+        random = torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+        known = _TRAITS[id(target)] = target, random, schema is not None and schema.is_mutable
+    return known[1:]
