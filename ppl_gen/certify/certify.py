@@ -150,6 +150,11 @@ def _information(subject: Subject, run: Run, seed: int) -> Line:
             "not judged: where the data do not bound a parameter, the likelihood bends by less than rounding"
         )
         return Line("information", None, float("nan"), None, text)
+    if kinks := edges.kinked(subject.program):
+        text = (
+            f"not judged: a network of {kinks} has kinks, and the log-likelihood no second derivatives there"
+        )
+        return Line("information", None, float("nan"), None, text)
     learned = sum(p.numel() for p in subject.program.generative.parameters())
     small = learned <= MOST_LEARNED
     if not small and any(isinstance(part, MLPLayer) for part in subject.program.modules()):
@@ -230,6 +235,11 @@ def _gradient(subject: Subject, run: Run, table: Table, stepwise: bool, seed: in
     )
     # At the edge of its space a number need not be where the objective is level: the others are judged.
     judged = stepwise and run.status.converged and not held
+    if judged and norm > lines.GRADIENT and (kinks := edges.kinked(subject.program)):
+        text = (
+            f"not judged: a network of {kinks} has kinks, and a maximum on one of them a gradient beside it"
+        )
+        return Line("gradient", None, norm, None, text)
     return lines.gradient(norm, judged, stepwise or subject.exact, outside)
 
 

@@ -13,12 +13,21 @@ from ppl_gen.certify.predictors import Array, Values
 from ppl_gen.certify.subject import Subject
 from ppl_gen.infer.identified import BOUNDARY, identified
 from ppl_gen.program.half import Half, Slot
+from ppl_gen.program.layers import ACTIVATIONS, MLPLayer
+from ppl_gen.program.program import Program
 
+KINKED = ("relu", "leaky_relu")
 AT_THE_EDGE = 1e-10  # a probability this near 0 or 1
 FLOORED = 1e-7  # a variance as a share of its column's
 DEAD = 0.01  # nats a row that a latent dimension must carry
 FAR = 1e100  # a spread whose square and fourth power are near the end of floating point
 FLAT = 1e-3  # of the largest df: from there on the law is a normal's to three digits and more
+
+
+def kinked(program: Program) -> str:
+    """The activations of a model's networks whose slope jumps, by name; "" where there are none."""
+    used = {part.activation for part in program.generative.modules() if isinstance(part, MLPLayer)}
+    return ", ".join(name for name in KINKED if ACTIVATIONS[name] in used)
 
 
 def empty_classes(subject: Subject, r: Array) -> list[str]:

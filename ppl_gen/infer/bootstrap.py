@@ -116,11 +116,11 @@ class _Climb:
             )
         in_dims = (0, 0 if rows_differ else None, 0)
         self._expect = Lowered(
-            side_by_side(step, in_dims), "traced", steady=(1, 2), eager_first=EAGER_STEPS * len(blocks)
+            side_by_side(step, in_dims), "auto", steady=(1, 2), eager_first=EAGER_STEPS * len(blocks)
         )
         self._maximise = Lowered(
             side_by_side(maximisation_step(program), (0, 0, None)),
-            "traced",
+            "auto",
             steady=(2,),
             eager_first=EAGER_STEPS,
         )

@@ -31,7 +31,7 @@ def mean_gradient(program: Program, state: State, table: Table) -> dict[str, Ten
     learned = {path: inside.pop(path) for path, _ in program.named_parameters()}
     size = block_rows(program, table, 1)
     many = math.ceil(table.n_units / size) > EAGER_BLOCKS
-    step = unkept(Lowered(gradient_step(program), "traced" if many else "eager", steady=(2, 3)))
+    step = unkept(Lowered(gradient_step(program), "auto" if many else "eager", steady=(2, 3)))
     total = {path: torch.zeros_like(value) for path, value in learned.items()}
     for rows, weights in equal_blocks(standard, table, size):
         for path, own in step(learned, inside, rows, weights).items():
