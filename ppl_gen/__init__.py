@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ppl_gen.errors import DataError, FitError, SpecError
     from ppl_gen.evaluation import evaluate
     from ppl_gen.fitting import fit
+    from ppl_gen.fitting_pyro import fit_pyro
     from ppl_gen.infer.algorithms import EM, SVI, StepwiseEM
     from ppl_gen.infer.callbacks import Callback, MLflow, TensorBoard
     from ppl_gen.infer.checkpoints import Checkpoints
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from ppl_gen.resampling import Bootstrap, bootstrap
     from ppl_gen.results.evaluation import Evaluation
     from ppl_gen.results.fit import Fit
+    from ppl_gen.results.pyro_fit import PyroFit
     from ppl_gen.results.storage import load
     from ppl_gen.resuming import resume
     from ppl_gen.selecting.choosing import select
@@ -100,6 +102,7 @@ _HOMES = {
     "Normal": "declare.nodes",
     "Poisson": "declare.nodes",
     "Program": "program.program",
+    "PyroFit": "results.pyro_fit",
     "Rows": "data.sources",
     "Selection": "selecting.selection",
     "Spec": "declare.spec",
@@ -114,6 +117,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "family": "program.own",
     "fit": "fitting",
+    "fit_pyro": "fitting_pyro",
     "factor_analysis": "declare.phrasebook",
     "gaussian_mixture": "declare.phrasebook",
     "latent_class": "declare.phrasebook",
@@ -167,6 +171,7 @@ __all__ = [
     "Normal",
     "Poisson",
     "Program",
+    "PyroFit",
     "Rows",
     "Selection",
     "Spec",
@@ -182,6 +187,7 @@ __all__ = [
     "factor_analysis",
     "family",
     "fit",
+    "fit_pyro",
     "gaussian_mixture",
     "latent_class",
     "load",

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import platform
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ppl_gen.certify.certify import certify
@@ -23,7 +20,7 @@ from ppl_gen.data.stream import StreamedTable
 from ppl_gen.data.table import Table
 from ppl_gen.declare.files import read_spec
 from ppl_gen.declare.spec import Spec
-from ppl_gen.errors import DataError, FitError
+from ppl_gen.errors import FitError
 from ppl_gen.infer import linear_gaussian
 from ppl_gen.infer.algorithms import EM, SVI, Algorithm, StepwiseEM, described
 from ppl_gen.infer.callbacks import Callback, check_callbacks
@@ -37,13 +34,13 @@ from ppl_gen.infer.run import Run
 from ppl_gen.infer.stepwise import run_stepwise, stepwise_obstacle
 from ppl_gen.infer.summary import bound_and_likelihood
 from ppl_gen.infer.svi import run_svi
+from ppl_gen.precautions import beyond_squares, check_arguments, coarse_columns, enough_rows, warn
 from ppl_gen.program.program import Program, compile_spec
 from ppl_gen.results.checkpoint_identity import open_folder
 from ppl_gen.results.fit import Fit
 
 log = logging.getLogger("ppl_gen")
 
-LARGEST_SQUARED = 1e150  # of numbers whose squares can still be added up
 VERSIONED = ("ppl_gen", "torch", "pyro-ppl", "numpy")
 
 
@@ -97,21 +94,21 @@ def fit(
         >>> result.converged, result.parameters["x"]["loc"].round(0).T
         (True, array([[9., 0.]]))
     """
-    _check_arguments(seed, dtype, device)
+    check_arguments(seed, dtype, device)
     seed = int(seed)
     declared = spec if isinstance(spec, Spec) else read_spec(spec)
     table = read_table(data, declared, weights=weights)
-    _warn(*declared.warnings, *table.warnings)
+    warn(*declared.warnings, *table.warnings)
     program = compile_spec(declared, table.schema, seed=seed, dtype=dtype, device=device)
     algorithm, reason = choose(program, algorithm)
     _told_and_kept(algorithm, callbacks, checkpoint)
     if dtype is None and isinstance(algorithm, EM) and program.dtype != torch.float64:
         program = compile_spec(declared, table.schema, seed=seed, dtype=torch.float64, device=device)
-    _warn(*_coarse_columns(program, table))
+    warn(*coarse_columns(program, table, algorithm))
     roles = table.schema.roles
     log.info("roles: observed %s; latent %s", ", ".join(roles.observed), ", ".join(roles.latent) or "none")
     log.info("route: %s", reason)
-    _enough_rows(program, table)
+    enough_rows(program, table)
     if isinstance(algorithm, EM) and linear_gaussian.exact(program):
         given = start_given(program, algorithm.init)
         run = run_linear_gaussian(program, table, algorithm, given)
@@ -123,8 +120,6 @@ def fit(
             if isinstance(algorithm, StepwiseEM):
                 run = run_stepwise(program, table, algorithm, seed=seed, progress=report)
             else:
-                if isinstance(table, StreamedTable):  # SVI picks rows one by one, from memory
-                    table = table.loaded()
                 keeper = None
                 if checkpoint is not None:
                     keeper = open_folder(
@@ -172,7 +167,7 @@ def conclude(program: Program, table: Table, run: Run, algorithm: Algorithm, see
     """Load a run's parameters, sum up, certify."""
     program.load_state_dict(run.state)
     if not run.status.usable:
-        _warn(run.status.value, *_beyond_squares(table))
+        warn(run.status.value, *beyond_squares(table))
     if isinstance(algorithm, EM | StepwiseEM) and run.history:  # the exact posterior: the gap of F2 is 0
         elbo = log_likelihood = run.history[-1] - float(program.log_prior().detach())
     else:
@@ -198,18 +193,6 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _check_arguments(seed: Any, dtype: Any, device: Any) -> None:
-    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
-    if not whole or not 0 <= seed < 2**63:
-        raise FitError(f"seed must be a whole number from 0, not {seed!r}")
-    if dtype not in (None, torch.float32, torch.float64):
-        raise FitError(f"dtype must be torch.float32 or torch.float64, not {dtype!r}")
-    try:
-        torch.zeros(1, device=device).add(1).item()
-    except (AssertionError, RuntimeError, TypeError, NotImplementedError) as error:
-        raise FitError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
-
-
 def _told_and_kept(algorithm: Algorithm, callbacks: Sequence[Callback], checkpoint: Any) -> None:
     """Find out before any work whether callbacks and checkpoints are what they should be."""
     if checkpoint is not None and not isinstance(checkpoint, Checkpoints):
@@ -218,50 +201,6 @@ def _told_and_kept(algorithm: Algorithm, callbacks: Sequence[Callback], checkpoi
     if not isinstance(algorithm, SVI) and (checkpoint is not None or callbacks):
         what = "checkpoint" if checkpoint is not None else "callbacks"
         raise FitError(f"{what}= goes with SVI(…), and this fit is one of {type(algorithm).__name__}")
-
-
-def _coarse_columns(program: Program, table: Table) -> list[str]:
-    """Warnings of real columns whose values float32, or SVI's steps, cannot resolve."""
-    found, schema = [], table.schema
-    stepwise = program.dtype == torch.float32 or not linear_gaussian.exact(program)
-    stepwise = stepwise and em_obstacle(program) is not None
-    for name in schema.roles.observed:
-        if program.spec.nodes[name].support != "real":
-            continue
-        moments = zip(schema.columns[name], schema.centre[name], schema.spread[name], strict=True)
-        for position, (column, mean, sd) in enumerate(moments):
-            cells = table.arrays[name][:, position]
-            if abs(mean) > 1e5 * sd and np.array_equal(cells, cells.astype(np.float32), equal_nan=True):
-                found.append(
-                    f"column {column!r} of {name!r} (mean {mean:.4g}, sd {sd:.4g}) seems to have been stored in "
-                    "float32, which keeps next to none of its differences: subtract the mean before storing it"
-                )
-            elif program.dtype == torch.float32 and abs(mean) > 1e4 * sd:
-                found.append(
-                    f"column {column!r} of {name!r} (mean {mean:.4g}, sd {sd:.4g}) loses digits in float32: "
-                    "subtract its mean, or use dtype=torch.float64"
-                )
-            elif stepwise and not (abs(mean) <= 1e3 * max(sd, 1.0) and 1e-4 <= sd <= 1e2):
-                found.append(
-                    f"column {column!r} of {name!r} (mean {mean:.4g}, sd {sd:.4g}) is far from unit scale, and SVI "
-                    "steps by the learning rate whatever the units: centre and scale it"
-                )
-    return found
-
-
-def _beyond_squares(table: Table) -> list[str]:
-    """Warnings of columns whose squares are beyond what float64 holds, under a scale that is not theirs."""
-    found, schema = [], table.schema
-    for name in schema.roles.observed:
-        columns = schema.columns.get(name, ())
-        moments = zip(columns, schema.centre.get(name, ()), schema.spread.get(name, ()), strict=False)
-        for column, mean, sd in moments:
-            if max(abs(mean), sd) > LARGEST_SQUARED:
-                found.append(
-                    f"column {column!r} of {name!r} (mean {mean:.4g}, sd {sd:.4g}) has squares beyond the range of "
-                    "floating-point numbers: divide it by a power of ten"
-                )
-    return found
 
 
 def _once_each(table: Table) -> Table:
@@ -274,18 +213,3 @@ def _once_each(table: Table) -> Table:
         return table
     log.info("%d distinct rows stand for the %d streamed ones", held.n_units, table.n_units)
     return held
-
-
-def _enough_rows(program: Program, table: Table) -> None:
-    for name in program.enumerated:
-        classes = program.generative.draws[name].sizes.k or 2
-        if max(table.n_units, table.total) < classes:
-            raise DataError(
-                f"{table.n_units} row(s) cannot tell {classes} classes of '{name}' apart; "
-                f"give at least {classes} rows, or fewer classes"
-            )
-
-
-def _warn(*messages: str) -> None:
-    for message in messages:
-        warnings.warn(message, stacklevel=4)

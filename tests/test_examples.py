@@ -24,6 +24,7 @@ PAGES = [
     "diagnose_with_arviz",
     "own_model",
     "own_pyro_loop",
+    "own_pyro_pair",
     "missing_cells",
     "few_labels",
     "death_notices",
@@ -126,6 +127,10 @@ def test_own_pyro_loop_climbs_and_stays_below_the_exact_maximum(said):
     bound, exact = map(float, re.search(r"wine (-[\d.]+); .* (-[\d.]+)", text).groups())
     nothing_learned = -0.5 * 13 * (np.log(2 * np.pi) + 1)  # thirteen independent standard normals
     assert nothing_learned < bound < exact
+
+
+def test_own_pyro_pair_agrees_with_pyro(said):
+    assert re.search(r"^pyro +ok ", said("own_pyro_pair"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", PAGES)

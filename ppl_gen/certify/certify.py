@@ -226,15 +226,15 @@ def _gradient(subject: Subject, run: Run, table: Table, stepwise: bool, seed: in
     elif stepwise:  # every latent is linear-Gaussian: log p(x) itself
         norm = edges.unit_free_norm(subject, evidence.linear_gaussian_gradient(subject, table))
     else:
-        norm = edges.unit_free_norm(subject, evidence.mean_gradient(subject, table, seed))
+        norm = edges.unit_free_norm(subject, evidence.mean_gradient(subject, held(table), seed))
     # A constant column has no maximum of its likelihood: its variance is held at a floor.
-    held = any(
+    fixed = any(
         constant(table.arrays[name]).any()
         for name in table.schema.roles.observed
         if subject.program.spec.nodes[name].support == "real"
     )
     # At the edge of its space a number need not be where the objective is level: the others are judged.
-    judged = stepwise and run.status.converged and not held
+    judged = stepwise and run.status.converged and not fixed
     if judged and norm > lines.GRADIENT and (kinks := edges.kinked(subject.program)):
         text = (
             f"not judged: a network of {kinks} has kinks, and a maximum on one of them a gradient beside it"

@@ -27,8 +27,8 @@ def certify_pair(pair: PyroPair, state: State, rows: Rows, seed: int) -> Certifi
     """One line: our bound at the fitted parameters equals Pyro's at the same seed, from the same draws.
 
     Ours puts the parameters in the place of the tensors that the functions read. Pyro's calls the functions
-    plainly, on the modules' own fitted weights. Both add up the same addends: the limit is what rounding may do to sums of
-    them, pairwise: (log2 n + 8) ε Σ |addend|.
+    plainly, on the modules' own fitted weights. Both add up the same addends: the limit is what rounding may
+    do to sums of them, pairwise: (log2 n + 8) ε Σ |addend|.
 
     Args:
         pair: what was fitted, its parameters loaded.
@@ -56,6 +56,10 @@ def certify_pair(pair: PyroPair, state: State, rows: Rows, seed: int) -> Certifi
             theirs = -float(stock.loss(pair.model, pair.guide, dict(some)))
     coarsest = next((value.dtype for value in state.values()), torch.float32)
     limit = (math.log2(n + 1) + ROUNDINGS) * torch.finfo(coarsest).eps * size
+    if not math.isfinite(ours) and not math.isfinite(theirs):
+        return Certificate(
+            (Line("pyro", None, math.nan, None, "the bound is not finite at these parameters"),)
+        )
     apart = abs(ours - theirs)
     name = type(stock).__name__
     sampled = f" of {n} rows" if n > 1 else " of one row"

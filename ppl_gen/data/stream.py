@@ -166,13 +166,15 @@ def _cut(found: Iterable[Block], size: int) -> Iterator[Block]:
         rows += block.n_rows
         if rows < size:
             continue
-        whole = joined(waiting)
+        whole, waiting = joined(waiting), []
+        del block  # what is mixed next should not stand beside more than it has to
         for start in range(0, rows - size + 1, size):
             yield _rows(whole, slice(start, start + size))
         rest = rows % size
         # A copy, so that the few rows left over do not keep all of a chunk.
         waiting = [_rows(whole, np.arange(rows - rest, rows))] if rest else []
         rows = rest
+        del whole
     if rows:
         yield joined(waiting)
 
@@ -185,14 +187,16 @@ def _mixed(found: Iterable[Block], random: np.random.Generator) -> Iterator[Bloc
         pool.append(block)
         held_bytes += sum(array.nbytes for array in block.arrays.values())
         if held_bytes >= POOL_BYTES:
+            held_bytes = 0
             yield _shuffled(pool, random)
-            pool, held_bytes = [], 0
     if pool:
         yield _shuffled(pool, random)
 
 
 def _shuffled(pool: list[Block], random: np.random.Generator) -> Block:
+    """The rows of a pool, which is emptied, in random order."""
     whole = joined(pool)
+    pool.clear()
     return _rows(whole, random.permutation(whole.n_rows))
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ppl_gen.errors import FitError
 from ppl_gen.infer.algorithms import SVI
-from ppl_gen.infer.centring import Centring, Means
-from ppl_gen.infer.elbo import functional_pair
+from ppl_gen.infer.centring import Means
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.objective import Objective
 from ppl_gen.infer.optimisers import Layout, Memory, Schedule, TorchOptimiser, adam, adam_memory
+from ppl_gen.infer.pair import Pair, as_pair
 from ppl_gen.program.lowering import How, Lowered
 from ppl_gen.program.program import Program
 
@@ -34,14 +34,14 @@ Knobs = dict[
 
 
 def gradient_step(
-    program: Program, layout: Layout, algorithm: SVI, n_units: int
+    program: Program | Pair, layout: Layout, algorithm: SVI, n_units: int
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """(flat parameters, buffers, rows, knobs, means) → the gradient of −mean bound (F10), and Σ_d w_d LB_d.
 
     The log-density of priors is spread over the N rows: each adds 1/N of it. Parameters are those of `Centring`.
     """
-    objective, has_priors = Objective.of(algorithm), any(True for _ in program.priors)
-    centring = Centring(program)
+    objective, pair = Objective.of(algorithm), as_pair(program)
+    centring = pair.centring
 
     def step(
         flat: Tensor, buffers: State, rows: Rows, knobs: Knobs, means: Means | None = None
@@ -51,11 +51,13 @@ def gradient_step(
 
         def loss(flat: Tensor) -> tuple[Tensor, Tensor]:
             state = centring.outside(layout.unflatten(flat), means or {}) | buffers
-            climbed, bounds = objective.per_row(*functional_pair(program, state), rows, knobs.get("beta"))
+            with pair.at(state) as halves:
+                climbed, bounds = objective.per_row(*halves, rows, knobs.get("beta"))
             if weights is not None:
                 climbed, bounds = climbed * weights, bounds * weights
-            if has_priors:
-                share = torch.func.functional_call(program, state, ("log_prior",)) / n_units
+            log_prior = pair.log_prior(state)
+            if log_prior is not None:
+                share = log_prior / n_units
                 climbed, bounds = climbed + share, bounds + share
             return -climbed.mean(), bounds.sum()
 
@@ -67,7 +69,7 @@ def gradient_step(
     return step
 
 
-def ascent_step(program: Program, layout: Layout, algorithm: SVI, n_units: int) -> Callable[..., Any]:
+def ascent_step(program: Program | Pair, layout: Layout, algorithm: SVI, n_units: int) -> Callable[..., Any]:
     """One step of Adam: (flat, memory, knobs, buffers, data, index, means) → (flat, memory, Σ_d w_d LB_d).
 
     A step whose bound or gradient is not finite moves nothing, and its bound comes back as NaN.
@@ -104,26 +106,37 @@ class Ascent:
 
     With `lowering="auto"` the traced step is timed, and compiled once that repays itself in what is left of
     the run. A ragged last batch runs traced: compiling for one step an epoch never repays.
+
+    Args:
+        program: what is trained.
+        algorithm: SVI's options.
+        data: the rows that minibatches are picked from where a step is given no others.
+        planned: steps of the run.
+        n_units: rows of an epoch; default those of `data`.
+
     """
 
-    def __init__(self, program: Program, algorithm: SVI, data: Rows, planned: int) -> None:
+    def __init__(
+        self, program: Program | Pair, algorithm: SVI, data: Rows, planned: int, n_units: int | None = None
+    ) -> None:
+        pair = as_pair(program)
         self.algorithm, self.data, self.planned = algorithm, data, planned
-        parameters = {path: value.detach().clone() for path, value in program.named_parameters()}
+        parameters = pair.parameters()
         if not parameters:
             raise FitError("the model has no free parameter: there is nothing to fit")
-        self.buffers = {path: value.detach().clone() for path, value in program.named_buffers()}
+        self.buffers = pair.buffers()
         self.layout = Layout(parameters)
-        self.centring = Centring(program)
+        self.centring = pair.centring
         self.flat = self.layout.flatten(self.centring.inside(parameters))
         self.knobs: Knobs = {"rate": self.flat.new_tensor(algorithm.learning_rate)}
         if algorithm.beta != 1 or algorithm.warm_up:
             self.knobs["beta"] = self.flat.new_tensor(algorithm.beta)
-        n_units = len(next(iter(data.values())))
+        self.n_units = n_units or len(next(iter(data.values())))
         self.own_adam = algorithm.optimizer == "adam"
         self.slowed = 1.0  # what the learning rate counts, after steps that were not finite
         self.begin(())
         stepping = ascent_step if self.own_adam else gradient_step
-        step: Callable[..., Any] = stepping(program, self.layout, algorithm, n_units)
+        step: Callable[..., Any] = stepping(pair, self.layout, algorithm, self.n_units)
         how = cast(How, algorithm.lowering)
         self.step = Lowered(step, how)
         self.ragged = Lowered(step, "traced") if how == "compiled" else self.step
@@ -141,20 +154,26 @@ class Ascent:
             self.schedule.step(elbo)
         self.knobs["rate"].fill_(self.rate)
 
-    def advance(self, index: Tensor, full: bool) -> Tensor:
+    def advance(self, index: Tensor, full: bool, data: Rows | None = None) -> Tensor:
         """One step on the rows of a minibatch; Σ_d w_d LB_d of it at the parameters before the step.
+
+        Args:
+            index: which rows.
+            full: whether they are as many as a minibatch has.
+            data: what they are rows of; default the run's.
 
         NaN where the bound or the gradient is not finite, or a matrix was not what a decomposition takes: nothing
         has moved then.
         """
         run, means = self.step if full else self.ragged, self.centring.means
+        data = self.data if data is None else data
         try:
             if self.own_adam:
                 self.flat, self.memory, bound = run(
-                    self.flat, self.memory, self.knobs, self.buffers, self.data, index, means
+                    self.flat, self.memory, self.knobs, self.buffers, data, index, means
                 )
             else:
-                gradient, bound = run(self.flat, self.buffers, picked(self.data, index), self.knobs, means)
+                gradient, bound = run(self.flat, self.buffers, picked(data, index), self.knobs, means)
                 if bool(torch.isfinite(bound) & torch.isfinite(gradient.sum())):
                     self._move(gradient)
                 else:

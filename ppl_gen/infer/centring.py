@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ppl_gen.infer.enumeration import State
 from ppl_gen.program.layers import LinearLayer, MLPLayer, SumLayer, Table
-from ppl_gen.program.program import Program
 
 Means = dict[str, dict[str, Tensor]]
 
@@ -33,7 +32,7 @@ class Centring:
 
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: nn.Module) -> None:
         self.means: Means = {}
         self._intercepts = dict(_intercepts(program))
         for path, layer in program.named_modules():
@@ -63,7 +62,7 @@ class Centring:
         return moved
 
 
-def _intercepts(program: Program) -> Iterator[tuple[str, str]]:
+def _intercepts(program: nn.Module) -> Iterator[tuple[str, str]]:
     """By Linear, where its intercept lies: its own, or that of the sum it stands in, if the widths allow."""
     for path, layer in program.named_modules():
         if isinstance(layer, LinearLayer) and layer.free_bias:

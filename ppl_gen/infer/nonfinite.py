@@ -9,38 +9,45 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from ppl_gen.declare.scope import node_parents
 from ppl_gen.infer.algorithms import SVI
 from ppl_gen.infer.ascent import WEIGHTS, Ascent, Rows, gradient_step
 from ppl_gen.infer.elbo import Sites, TraceableELBO
-from ppl_gen.program.half import Half
+from ppl_gen.infer.enumeration import State
+from ppl_gen.infer.pair import Pair, Which
 from ppl_gen.program.lowering import pyro_scope
-from ppl_gen.program.program import Program
 
 
-def first_non_finite(ascent: Ascent, program: Program, rows: Rows, algorithm: SVI) -> str:
+def first_non_finite(ascent: Ascent, pair: Pair, rows: Rows, algorithm: SVI) -> str:
     """What is not finite first in a step on these rows, at the parameters and the noise of now: a clause.
 
     The guide's sites come before the model's, each with the ranges of its parameters and of its parents' values;
     after them the priors, and then the gradient, parameter by parameter.
     """
-    program.load_state_dict(ascent.state())
+    state = ascent.state()
     data = {name: column for name, column in rows.items() if name != WEIGHTS}
     drawn = _Drawn()
     try:
-        with pyro_scope(), torch.no_grad(), torch.random.fork_rng(devices=_devices(program)), drawn:
-            sites = TraceableELBO(algorithm.particles).sites(program.model, program.guide, data)
+        with (
+            pyro_scope(),
+            torch.no_grad(),
+            torch.random.fork_rng(devices=_devices(pair)),
+            drawn,
+            pair.at(state) as halves,
+        ):
+            sites = TraceableELBO(algorithm.particles).sites(*halves, data)
     except (ValueError, RuntimeError) as error:  # as a Cholesky factor that does not exist
         last = f" after {drawn.names[-1]!r} was drawn" if drawn.names else ""
         return f"Pyro fails{last}: {str(error).splitlines()[0]}"
     values = data | drawn.values
     with torch.no_grad():
-        found = next(_blamed(program, sites, values), None)
+        found = next(_blamed(pair, state, sites, values), None)
     if found is not None:
         return found
-    if not bool(torch.isfinite(program.log_prior())):
+    with torch.no_grad():
+        log_prior = pair.log_prior(state)
+    if log_prior is not None and not bool(torch.isfinite(log_prior)):
         return "the log-density of the parameters' priors is not finite"
-    return _gradient(ascent, program, rows, algorithm)
+    return _gradient(ascent, pair, rows, algorithm)
 
 
 class _Drawn(Messenger):
@@ -59,31 +66,30 @@ class _Drawn(Messenger):
             self.values.setdefault(message["name"], message["value"])
 
 
-def _blamed(program: Program, sites: Sites, values: Mapping[str, Tensor]) -> Iterator[str]:
+def _blamed(pair: Pair, state: State, sites: Sites, values: Mapping[str, Tensor]) -> Iterator[str]:
     """A clause for each site whose draw or density is not finite, in the order they are run."""
-    halves: tuple[tuple[str, Half, dict[str, Tensor], Any], ...] = (
-        ("guide's", program.recognition, sites.q, program.guide_spec),
-        ("model's", program.generative, sites.p, program.spec.model),
+    halves: tuple[tuple[Which, dict[str, Tensor], dict[str, Any]], ...] = (
+        ("guide", sites.q, sites.q_laws),
+        ("model", sites.p, sites.p_laws),
     )
-    for whose, half, densities, entries in halves:
+    for which, densities, laws in halves:
         for name, density in densities.items():
             value, log_p = values.get(name), torch.isfinite(density)
             if value is not None and value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                what = f"the {whose} draws of {name!r} are not finite"
+                what = f"the {which}'s draws of {name!r} are not finite"
             elif not bool(log_p.all()):
                 bad = int((~log_p).sum())
-                what = f"the {whose} log-density of {name!r} is not finite at {bad} of {log_p.numel()} values"
+                what = (
+                    f"the {which}'s log-density of {name!r} is not finite at {bad} of {log_p.numel()} values"
+                )
             else:
                 continue
-            if name not in half.draws:
+            around = pair.around(which, name, laws[name], state, values)
+            if around is None:
                 yield what
                 continue
-            working = {f"its {key}": tensor for key, tensor in half.working(name, dict(values)).items()}
-            above = {own: values[own] for own in node_parents(entries, entries[name]) if own in values}
             own = {} if value is None else {name: value}
-            yield "; ".join(
-                [what, *(f"{key} {spread(tensor)}" for key, tensor in (working | above | own).items())]
-            )
+            yield "; ".join([what, *(f"{key} {spread(tensor)}" for key, tensor in (around | own).items())])
 
 
 def spread(tensor: Tensor) -> str:
@@ -103,11 +109,14 @@ def spread(tensor: Tensor) -> str:
     )
 
 
-def _gradient(ascent: Ascent, program: Program, rows: Rows, algorithm: SVI) -> str:
+def _gradient(ascent: Ascent, pair: Pair, rows: Rows, algorithm: SVI) -> str:
     """The first parameter whose gradient is not finite."""
-    step = gradient_step(program, ascent.layout, algorithm, len(next(iter(ascent.data.values()))))
-    with pyro_scope():
-        gradient, _ = step(ascent.flat, ascent.buffers, rows, ascent.knobs, ascent.centring.means)
+    step = gradient_step(pair, ascent.layout, algorithm, ascent.n_units)
+    try:
+        with pyro_scope():
+            gradient, _ = step(ascent.flat, ascent.buffers, rows, ascent.knobs, ascent.centring.means)
+    except (ValueError, RuntimeError) as error:
+        return f"all densities are finite, their gradients fail: {str(error).splitlines()[0]}"
     values = ascent.layout.unflatten(ascent.flat)
     for path, own in ascent.layout.unflatten(gradient).items():
         if not bool(torch.isfinite(own).all()):
@@ -115,5 +124,5 @@ def _gradient(ascent: Ascent, program: Program, rows: Rows, algorithm: SVI) -> s
     return "every density and gradient is finite where the batch is run eagerly: their sum overflows"
 
 
-def _devices(program: Program) -> list[torch.device]:
-    return [program.device] if program.device.type == "cuda" else []
+def _devices(pair: Pair) -> list[torch.device]:
+    return [pair.device] if pair.device.type == "cuda" else []

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ppl_gen.data.stream import blocks_of
 from ppl_gen.data.table import Table
 from ppl_gen.infer import gates
 from ppl_gen.infer.enumeration import State, posterior_marginals
@@ -42,13 +43,12 @@ def by_decreasing_weight(
 
 def latent_statistics(program: Program, state: State, table: Table) -> dict[str, Tensor]:
     """The expected statistics of the enumerated latents over all rows."""
-    tensors = program.tensors(table.arrays)
     draws = program.generative.draws
     totals: dict[str, Tensor] = {}
     with pyro_scope(), torch.no_grad():
-        for start in range(0, table.n_units, CHUNK):
-            rows = {name: tensor[start : start + CHUNK] for name, tensor in tensors.items()}
-            own = None if table.weights is None else torch.tensor(table.weights[start : start + CHUNK])
+        for block in blocks_of(table, CHUNK):
+            rows = program.tensors(block.arrays, table.holes)
+            own = None if block.weights is None else torch.tensor(block.weights)
             weights = None if own is None else own.to(program.device, program.dtype)
             _, marginals = posterior_marginals(program, state, rows, weights=weights)
             for name in program.enumerated:

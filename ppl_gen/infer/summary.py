@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
+from ppl_gen.data.stream import StreamedTable, blocks_of, held
 from ppl_gen.data.table import Table
 from ppl_gen.infer import linear_gaussian, linear_gaussian_posterior
 from ppl_gen.infer.elbo import TraceableELBO, functional_pair
@@ -11,6 +15,8 @@ from ppl_gen.infer.enumeration import State, log_marginal
 from ppl_gen.infer.importance import CELLS, importance_log_likelihood
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
+
+Rows = dict[str, torch.Tensor]
 
 CHUNK = 16_384
 DRAWS = 64  # importance draws a row for log p(x), and draws of the ELBO
@@ -22,27 +28,28 @@ def bound_and_likelihood(program: Program, state: State, table: Table, seed: int
 
     With discrete latents alone both are Σ_d log p(x_d): the posterior is exact and the gap of F2 is 0. With
     continuous ones the ELBO is the mean over draws and the log-likelihood an importance-weighted estimate (E3),
-    exact where they are linear-Gaussian (E1).
+    exact where they are linear-Gaussian (E1). What is estimated, a streamed table's sample stands for all rows.
     """
-    tensors = program.tensors(table.arrays, table.holes)
     if not program.continuous:
-        total = 0.0
         with pyro_scope(), torch.no_grad():
-            for start in range(0, table.n_units, CHUNK):
-                rows = {name: value[start : start + CHUNK] for name, value in tensors.items()}
-                found = log_marginal(program, state, rows).double().cpu().numpy()
-                own = None if table.weights is None else table.weights[start : start + CHUNK]
-                total += float(found.sum() if own is None else found @ own)
+            total = _over_all(program, table, partial(log_marginal, program, state))
         return total, total
-    exact = _exact(program, state, tensors, table) if linear_gaussian.exact(program) else None
-    share, picked = 1.0, None
-    if table.n_units > ESTIMATED_ROWS:
-        picked = torch.randperm(table.n_units, generator=torch.Generator().manual_seed(seed))[:ESTIMATED_ROWS]
+    exact = None
+    if linear_gaussian.exact(program):
+        with torch.no_grad():
+            densities = partial(linear_gaussian_posterior.log_densities, program, state)
+            exact = _over_all(program, table, densities)
+    few = held(table)
+    tensors, picked = program.tensors(few.arrays, table.holes), None
+    if few.n_units > ESTIMATED_ROWS:
+        picked = torch.randperm(few.n_units, generator=torch.Generator().manual_seed(seed))[:ESTIMATED_ROWS]
         tensors = {name: value[picked.to(value.device)] for name, value in tensors.items()}
-        share = table.n_units / ESTIMATED_ROWS
     bounds = _bounds(program, state, tensors, seed)
-    weights = torch.ones(table.n_units) if table.weights is None else torch.from_numpy(table.weights)
+    weights = torch.ones(few.n_units) if few.weights is None else torch.from_numpy(few.weights)
     counts = weights.double() if picked is None else weights.double()[picked]
+    share = 1.0 if picked is None else table.n_units / ESTIMATED_ROWS
+    if isinstance(table, StreamedTable):
+        share = table.total / float(counts.sum())
     bound = share * float(bounds @ counts)
     if exact is not None:
         return bound, exact
@@ -50,15 +57,12 @@ def bound_and_likelihood(program: Program, state: State, table: Table, seed: int
     return bound, share * float(values.double().cpu() @ counts)
 
 
-def _exact(program: Program, state: State, tensors: dict[str, torch.Tensor], table: Table) -> float:
+def _over_all(program: Program, table: Table, densities: Callable[[Rows], torch.Tensor]) -> float:
     """Σ_d log p(x_d) of all rows, each as often as its weight says."""
     total = 0.0
-    for start in range(0, table.n_units, CHUNK):
-        rows = {name: value[start : start + CHUNK] for name, value in tensors.items()}
-        with torch.no_grad():
-            found = linear_gaussian_posterior.log_densities(program, state, rows).numpy()
-        own = None if table.weights is None else table.weights[start : start + CHUNK]
-        total += float(found.sum() if own is None else found @ own)
+    for block in blocks_of(table, CHUNK):
+        found = densities(program.tensors(block.arrays, table.holes)).double().cpu().numpy()
+        total += float(found.sum() if block.weights is None else found @ block.weights)
     return total
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 
+from ppl_gen.data.stream import StreamedTable
 from ppl_gen.data.table import Table
 from ppl_gen.errors import FitError
 from ppl_gen.infer.algorithms import SVI, described
@@ -14,7 +15,9 @@ from ppl_gen.infer.ascent import WEIGHTS, Rows
 from ppl_gen.infer.callbacks import Audience, Begun, Callback
 from ppl_gen.infer.checkpoints import Keeper, Snapshot
 from ppl_gen.infer.elbo import TraceableELBO
+from ppl_gen.infer.feeding import Feed, Kept, Streamed, tensors_of
 from ppl_gen.infer.noise import TURN
+from ppl_gen.infer.pair import Counted, Declared, Pair
 from ppl_gen.infer.progress import Progress
 from ppl_gen.infer.run import Run
 from ppl_gen.infer.status import interruptible
@@ -41,7 +44,7 @@ def run_svi(
 
     Args:
         program: the compiled model.
-        table: its rows.
+        table: its rows; those of a streamed table stay in their files.
         algorithm: SVI's options.
         seed: of starts, orders and draws.
         progress: called after each epoch.
@@ -50,10 +53,53 @@ def run_svi(
         resumed: one that it goes on from, to the same bits.
 
     """
-    devices = [program_device] if (program_device := program.device).type == "cuda" else []
+
+    def begin() -> Rows | Feed:
+        program.load_state_dict(start_tables(program, table, seed))
+        if isinstance(table, StreamedTable):
+            return Streamed(program, table)
+        return data_of(program, table)
+
+    return train(
+        Declared(program),
+        table,
+        begin,
+        algorithm,
+        seed=seed,
+        audience=(progress, callbacks),
+        keeper=keeper,
+        resumed=resumed,
+    )
+
+
+def train(
+    pair: Pair,
+    table: Counted,
+    begin: Callable[[], Rows | Feed],
+    algorithm: SVI,
+    *,
+    seed: int = 0,
+    audience: tuple[Progress | None, Sequence[Callback]] = (None, ()),
+    keeper: Keeper | None = None,
+    resumed: Snapshot | None = None,
+) -> Run:
+    """`run_svi` of any pair.
+
+    Args:
+        pair: what is trained; its parameters stay where they are.
+        table: how many rows there are, and what they count.
+        begin: called once Pyro's store and torch's noise are the run's own; gives the rows.
+        algorithm: SVI's options.
+        seed: of orders and draws.
+        audience: progress and callbacks.
+        keeper: as of `run_svi`.
+        resumed: as of `run_svi`.
+
+    """
+    devices = [pair.device] if pair.device.type == "cuda" else []
     size = min(algorithm.batch_size, table.n_units)
-    work = size * algorithm.particles * sum(p.numel() for p in program.parameters())
-    audience = Audience(progress, callbacks, devices)
+    work = size * algorithm.particles * sum(p.numel() for p in pair.parameters().values())
+    told = Audience(*audience, devices)
     with (
         TURN,
         pyro_scope(),
@@ -61,32 +107,29 @@ def run_svi(
         torch.random.fork_rng(devices=devices),
         interruptible() as interrupt,
     ):
-        program.load_state_dict(start_tables(program, table, seed))
-        data = data_of(program, table)
-        _validate(program, {name: column[:size] for name, column in data.items()}, algorithm)
-        training = Training(program, table, data, algorithm, seed, interrupt, resumed)
-        audience.begin(Begun(described(algorithm), seed, len(training.history), algorithm.epochs))
-        training.run(audience, keeper)
+        data = begin()
+        feed = Kept(data) if isinstance(data, dict) else data
+        _validate(pair, feed.first(size), algorithm)
+        training = Training(pair, table, feed, algorithm, seed, interrupt, resumed)
+        told.begin(Begun(described(algorithm), seed, len(training.history), algorithm.epochs))
+        training.run(told, keeper)
         run = training.concluded()
-        audience.end(run)
-    return replace(run, notes=(*run.notes, *audience.notes))
+        told.end(run)
+    return replace(run, notes=(*run.notes, *told.notes))
 
 
 def data_of(program: Program, table: Table) -> Rows:
     """The rows as a run takes them: all columns, marks of the seen cells, and weights of mean 1."""
-    data = program.tensors(table.arrays, table.holes)
-    if table.weights is not None:
-        weights = torch.tensor(table.weights * (table.n_units / table.total), dtype=program.dtype)
-        data[WEIGHTS] = weights.to(program.device)
-    return data
+    return tensors_of(program, table, table.holes, table.n_units / table.total)
 
 
-def _validate(program: Program, rows: Rows, algorithm: SVI) -> None:
+def _validate(pair: Pair, rows: Rows, algorithm: SVI) -> None:
     """One eager evaluation of the first batch with Pyro's own checks on; takes no noise from the run."""
-    devices = [program.device] if program.device.type == "cuda" else []
+    devices = [pair.device] if pair.device.type == "cuda" else []
     rows = {name: column for name, column in rows.items() if name != WEIGHTS}
     with pyro_scope(validate=True), torch.no_grad(), torch.random.fork_rng(devices=devices):
         try:
-            TraceableELBO(algorithm.particles).per_row(program.model, program.guide, rows)
+            with pair.at(pair.parameters() | pair.buffers()) as halves:
+                TraceableELBO(algorithm.particles).per_row(*halves, rows)
         except (ValueError, RuntimeError) as error:
             raise FitError(f"Pyro refuses the model on the first batch: {error}") from error

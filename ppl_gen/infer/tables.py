@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ppl_gen.data.stream import held
 from ppl_gen.data.table import Table
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.moments import at_moments
@@ -11,6 +12,7 @@ from ppl_gen.infer.obstacles import m_step_obstacle
 from ppl_gen.infer.standard import Standard
 from ppl_gen.infer.starts import Starts
 from ppl_gen.infer.steps import expectation_step, maximisation_step
+from ppl_gen.infer.streaming import bounds_of
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
 
@@ -33,13 +35,14 @@ def start_tables(program: Program, table: Table, seed: int) -> State:
 
 
 def _one_m_step(program: Program, table: Table, state: State, closed: list[str], seed: int) -> State:
-    rows = min(table.n_units, START_ROWS)
+    sample = held(table)
+    rows = min(sample.n_units, START_ROWS)
     standard = Standard(program, table, state, closed)
-    few = standard.block(table, 0, rows)
+    few = standard.block(sample, 0, rows)
     weights = torch.ones(rows, dtype=program.dtype, device=program.device)
-    start = Starts(program, table, "k-means++", 1, seed).block(0, rows)[0]
+    start = Starts(program, sample, "k-means++", 1, seed).block(0, rows)[0]
     with pyro_scope(), torch.no_grad():
         inside = standard.enter(state)
         _, statistics = expectation_step(program, closed)(inside, few, weights, start)
-        moved, regular = maximisation_step(program, closed)(inside, statistics, standard.bounds(table))
+        moved, regular = maximisation_step(program, closed)(inside, statistics, bounds_of(standard, table))
         return standard.leave(moved, state) if bool(regular) else state

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ppl_gen.data.table import Table
 from ppl_gen.infer.algorithms import SVI
-from ppl_gen.infer.ascent import Ascent, Rows, picked
+from ppl_gen.infer.ascent import Ascent, picked
 from ppl_gen.infer.callbacks import Audience, Epoch
-from ppl_gen.infer.checkpoints import Keeper, Pace, Snapshot
+from ppl_gen.infer.checkpoints import Keeper, Pace, Snapshot, packed
 from ppl_gen.infer.enumeration import State
-from ppl_gen.infer.held_out import HeldOut, split
+from ppl_gen.infer.feeding import Feed, Minibatch
+from ppl_gen.infer.held_out import HeldOut
 from ppl_gen.infer.noise import noise_state, set_noise_state
 from ppl_gen.infer.nonfinite import first_non_finite
-from ppl_gen.infer.ordering import by_decreasing_weight, latent_statistics
+from ppl_gen.infer.pair import Counted, Pair, as_pair
 from ppl_gen.infer.patience import Watch
 from ppl_gen.infer.run import Run
 from ppl_gen.infer.status import Interrupt, Status
@@ -48,29 +50,30 @@ class Training:
 
     def __init__(
         self,
-        program: Program,
-        table: Table,
-        data: Rows,
+        program: Program | Pair,
+        table: Counted,
+        feed: Feed,
         algorithm: SVI,
         seed: int,
         interrupt: Interrupt,
         resumed: Snapshot | None = None,
     ) -> None:
-        self.program, self.table, self.algorithm, self.seed = program, table, algorithm, seed
-        self.interrupt, self.device = interrupt, program.device
+        self.pair, self.table, self.algorithm, self.seed = as_pair(program), table, algorithm, seed
+        self.interrupt, self.device = interrupt, self.pair.device
         self.status: Status | None = None
         self.history: list[float] = []
         self.held_out: list[float] = []
         self.bounds: list[Tensor] = []
         self.notes: list[str] = []
         self.best: State | None = None
-        data = self._split(data)
-        self.n_units = len(next(iter(data.values())))
+        self.feed = self._split(feed)
+        self.n_units = self.feed.n_units
         self.size = min(algorithm.batch_size, self.n_units)
         self.batches = math.ceil(self.n_units / self.size)
         torch.manual_seed(seed)
         lowered = algorithm if resumed is None else replace(algorithm, lowering=resumed["executed"])
-        self.ascent = Ascent(program, lowered, data, algorithm.epochs * self.batches)
+        planned = algorithm.epochs * self.batches
+        self.ascent = Ascent(self.pair, lowered, self.feed.first(self.size), planned, self.n_units)
         # Every step's bound is looked at on the CPU; on other devices that would wait for each of them.
         self.look, self.looked = (1 if self.device.type == "cpu" else LOOK), 0
         if resumed is not None:
@@ -79,18 +82,18 @@ class Training:
             self.good = self._here()
             self.safe: Snapshot = {"point": self.good, "epochs": 0, "elbo": -math.inf}
 
-    def _split(self, data: Rows) -> Rows:
+    def _split(self, feed: Feed) -> Feed:
         """The rows to learn from; the others, and who watches them, are put in their places."""
         self.held: HeldOut | None = None
         self.watch: Watch | None = None
         n, algorithm = self.table.n_units, self.algorithm
         if algorithm.validation > 0:
-            learned, held = (part.to(self.device) for part in split(n, algorithm.validation, self.seed))
-            self.held = HeldOut(self.program, algorithm, picked(data, held), self.seed)
-            data, n = picked(data, learned), len(held)
+            feed, held = feed.parted(algorithm.validation, self.seed)
+            self.held = HeldOut(self.pair, algorithm, held, self.seed)
+            n -= feed.n_units
         if Watch.wanted(algorithm):
             self.watch = Watch(algorithm, n * self._share)
-        return data
+        return feed
 
     def run(self, audience: Audience, keeper: Keeper | None = None) -> None:
         """All epochs, or as many as there are before something ends them."""
@@ -101,7 +104,10 @@ class Training:
                 keeper.release()
 
     def _run(self, audience: Audience, keeper: Keeper | None) -> None:
-        pace = None if keeper is None else Pace(keeper.checkpoints, len(self.history))
+        pace = None
+        if keeper is not None:
+            packed(self._snapshot(), {}, "checkpoint")  # what no file can hold is found out at the beginning
+            pace = Pace(keeper.checkpoints, len(self.history))
         while self.status is None:
             if not self._steps(keeper, pace):
                 self._fail()
@@ -121,10 +127,8 @@ class Training:
         if whole and self.watch is not None:
             notes += self.watch.notes(status)
         final = {path: value.detach().clone() for path, value in state.items()}
-        if status.usable and not self.program.continuous:
-            final, _ = by_decreasing_weight(
-                self.program, final, latent_statistics(self.program, final, self.table)
-            )
+        if status.usable:
+            final = self.pair.concluded(final, self.table)
         return Run(
             final,
             tuple(self.history),
@@ -140,29 +144,30 @@ class Training:
         """What a row of average weight counts: bounds are summed as if it were 1."""
         return self.table.total / self.table.n_units if self.table.weights is not None else 1.0
 
-    def _minibatches(self) -> tuple[Tensor, ...]:
+    def _minibatches(self, skip: int) -> AbstractContextManager[Iterator[Minibatch]]:
         """The epoch's rows in a shuffled order, drawn outside the steps' noise stream."""
-        generator = torch.Generator().manual_seed(self.seed + len(self.history))
-        return torch.randperm(self.n_units, generator=generator).to(self.device).split(self.size)
+        return closing(self.feed.batches(self.size, self.seed + len(self.history), skip))
 
-    def _step(self, index: Tensor, batch: int) -> Tensor:
+    def _step(self, minibatch: Minibatch, batch: int) -> Tensor:
+        data, index = minibatch
         if warm_up := self.algorithm.warm_up * self.batches:
             self.ascent.warm_to(min(1.0, (len(self.history) * self.batches + batch + 1) / warm_up))
-        return self.ascent.advance(index, full=len(index) == self.size)
+        return self.ascent.advance(index, full=len(index) == self.size, data=data)
 
     def _steps(self, keeper: Keeper | None, pace: Pace | None) -> bool:
         """What is left of the epoch; False as soon as a step that moved nothing is seen."""
-        minibatches = self._minibatches()
-        for batch in range(len(self.bounds), self.batches):
-            if self.interrupt:
-                break
-            self.bounds.append(self._step(minibatches[batch], batch))
-            if (batch + 1) % self.look == 0 and not self._sound():
-                return False
-            if pace is not None and self._due(pace):
-                if not self._sound():
+        begun = len(self.bounds)
+        with self._minibatches(begun) as minibatches:
+            for batch in range(begun, self.batches):
+                if self.interrupt:
+                    break
+                self.bounds.append(self._step(next(minibatches), batch))
+                if (batch + 1) % self.look == 0 and not self._sound():
                     return False
-                self._keep(keeper, pace)
+                if pace is not None and self._due(pace):
+                    if not self._sound():
+                        return False
+                    self._keep(keeper, pace)
         return self._sound()
 
     def _sound(self) -> bool:
@@ -194,16 +199,16 @@ class Training:
 
     def _fail(self) -> None:
         """Say what was not finite, go back to before it, and slow down or end there."""
-        minibatches, recovers = self._minibatches(), self.algorithm.on_nan == "recover"
-        failed, planned = 0, len(self.bounds)
+        recovers, planned = self.algorithm.on_nan == "recover", len(self.bounds)
         self._return_to(self.good)
-        for failed in range(planned):  # the same steps again, up to the one that moves nothing
-            before = noise_state(self.device)
-            if not math.isfinite(float(self._step(minibatches[failed], failed))):
-                break
+        with self._minibatches(0) as minibatches:
+            for failed in range(planned):  # the same steps again, up to the one that moves nothing
+                before, minibatch = noise_state(self.device), next(minibatches)
+                if not math.isfinite(float(self._step(minibatch, failed))):
+                    break
         set_noise_state(before, self.device)
-        rows = picked(self.ascent.data, minibatches[failed])
-        where = first_non_finite(self.ascent, self.program, rows, self.algorithm)
+        rows = picked(*minibatch)
+        where = first_non_finite(self.ascent, self.pair, rows, self.algorithm)
         note = f"epoch {len(self.history) + 1}, batch {failed + 1} of {self.batches}: {where}"
         moved = failed or len(self.history) > self.safe["epochs"]
         if recovers and moved and self.ascent.slowed > LEAST_RATE:
