@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,12 @@ def evaluate(
         (True, ['latent', 'dimension', 'kl'])
 
     """
+    if not isinstance(fit, Fit):
+        raise FitError(f"evaluate takes a Fit, as fit(…) and load(…) give it, not {fit!r}")
     draws = at_least_one(draws, "draws")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise FitError(f"seed must be a whole number from 0, not {seed!r}")
+    seed = int(seed)
     if not isinstance(active, int | float) or isinstance(active, bool) or not active >= 0:
         raise FitError(f"active must be a variance, a number from 0, not {active!r}")
     count = at_least_one(refitted_rows, "refitted_rows") if refitted_rows else 0

@@ -27,8 +27,9 @@ from ppl_gen.infer.svi import run_svi
 from ppl_gen.program.program import compile_spec
 from ppl_gen.results.atomic import resolved
 from ppl_gen.results.checkpoint_files import CheckpointFolder, newest
-from ppl_gen.results.checkpoint_identity import VERSIONS, check_same_data, known_algorithm, known_spec
+from ppl_gen.results.checkpoint_identity import VERSIONS, as_begun, known_algorithm, known_spec
 from ppl_gen.results.claims import claim
+from ppl_gen.results.fingerprints import check_same_data
 from ppl_gen.results.fit import Fit
 
 log = logging.getLogger("ppl_gen")
@@ -81,6 +82,8 @@ def resume(
         True
 
     """
+    if not isinstance(path, str | Path) or not str(path):
+        raise FitError(f"resume: path must name the folder of the checkpoints, not {path!r}")
     claimed = claim(resolved(path))
     found = newest(path)
     for problem in found.refused:
@@ -88,11 +91,9 @@ def resume(
     identity = found.identity
     declared = known_spec(identity, spec, trust=trust, nets=nets)
     algorithm = known_algorithm(identity, algorithm)
-    if data is None and identity["data"] is None:
-        raise FitError(f"{path}: the run's data were given as arrays, which no file holds: give them again")
-    given = identity["data"] if data is None else data
+    given = as_begun(identity, data)
     table = read_table(given, declared, weights=identity["weights"] if weights is None else weights)
-    if isinstance(table, StreamedTable):
+    if isinstance(table, StreamedTable) and identity.get("stream") is None:
         table = table.loaded()
     check_same_data(identity["fingerprint"], table)
     for name in VERSIONS:

@@ -266,7 +266,8 @@ def _refuse_with_importance(algorithm: SVI) -> None:
 def _positive(owner: str, name: str, value: Any, zero: bool = False) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not (value > 0 or (zero and value == 0)) or value == float("inf"):
-        raise FitError(f"{owner}: {name} must be a positive number, not {value!r}")
+        what = "a number from 0" if zero else "a positive number"
+        raise FitError(f"{owner}: {name} must be {what}, not {value!r}")
 
 
 def _choice(owner: str, name: str, value: Any, choices: tuple[str, ...]) -> None:

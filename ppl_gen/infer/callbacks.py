@@ -101,9 +101,9 @@ class Audience:
         self, progress: Progress | None, callbacks: Sequence[Callback], devices: Sequence[Any]
     ) -> None:
         self.progress, self.devices = progress, list(devices)
+        check_callbacks(callbacks)
         self.callbacks = list(callbacks)
         self.notes: list[str] = []
-        check_callbacks(callbacks)
 
     def begin(self, begun: Begun) -> None:
         """Tell that it begins."""
@@ -142,9 +142,11 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
     """Find out before a fit whether its callbacks can be called.
 
     Raises:
-        FitError: one of them lacks a method.
+        FitError: they are no list; or one of them lacks a method.
 
     """
+    if not isinstance(callbacks, list | tuple):
+        raise FitError(f"callbacks: write a list, callbacks=[…], not {callbacks!r}")
     for callback in callbacks:
         lacking = [n for n in ("on_begin", "on_epoch", "on_end") if not callable(getattr(callback, n, None))]
         if isinstance(callback, type) or lacking:
@@ -166,9 +168,13 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._writer = _needed("torch.utils.tensorboard", "tensorboard", "TensorBoard").SummaryWriter(
-            str(folder)
-        )
+        self._module = _needed("torch.utils.tensorboard", "tensorboard", "TensorBoard")
+        self._folder = str(folder)
+
+    def on_begin(self, begun: Begun) -> None:
+        """Open the log; epochs that a killed run has written after its checkpoint are told again, not twice."""
+        again = {"purge_step": begun.done + 1} if begun.done else {}
+        self._writer = self._module.SummaryWriter(self._folder, **again)
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Write the epoch's numbers."""
@@ -189,24 +195,32 @@ class MLflow(Callback):
     Args:
         experiment: its name, made where there is none.
         run_name: what the run is called; None: MLflow's choice.
-        tracking_uri: of the server or folder; None: MLflow's own setting.
+        tracking_uri: of the server or the database, as "http://localhost:5000" or "sqlite:///mlflow.db"; None:
+            MLflow's own setting.
 
     Raises:
-        FitError: the extra `mlflow` is not installed.
+        FitError: the extra `mlflow` is not installed, or MLflow refuses the place.
 
     """
 
     def __init__(
         self, experiment: str = "ppl_gen", *, run_name: str | None = None, tracking_uri: str | None = None
     ) -> None:
-        self._client = _needed("mlflow", "mlflow", "MLflow").MlflowClient(tracking_uri=tracking_uri)
+        mlflow = _needed("mlflow", "mlflow", "MLflow")
+        try:
+            self._client = mlflow.MlflowClient(tracking_uri=tracking_uri)
+        except Exception as error:
+            raise FitError(f"MLflow cannot be reached: {str(error).splitlines()[0]}") from error
         self._experiment, self._run_name, self._run_id = experiment, run_name, ""
 
     def on_begin(self, begun: Begun) -> None:
         """Open the run and log the options."""
-        found = self._client.get_experiment_by_name(self._experiment)
-        home = self._client.create_experiment(self._experiment) if found is None else found.experiment_id
-        self._run_id = self._client.create_run(home, run_name=self._run_name).info.run_id
+        try:
+            found = self._client.get_experiment_by_name(self._experiment)
+            home = self._client.create_experiment(self._experiment) if found is None else found.experiment_id
+            self._run_id = self._client.create_run(home, run_name=self._run_name).info.run_id
+        except Exception as error:  # a store that is not there, or that this installation cannot read
+            raise FitError(f"MLflow cannot open a run: {str(error).splitlines()[0]}") from error
         for name, value in {**begun.algorithm, "seed": begun.seed, "epochs before": begun.done}.items():
             self._client.log_param(self._run_id, name, value)
 

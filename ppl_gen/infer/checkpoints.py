@@ -47,11 +47,16 @@ class Checkpoints:
     every_epochs: int | None = None
     every_minutes: float | None = None
     replace: bool = False
-    data: str | None = None
+    data: str | Path | None = None
     weights: str | None = None
 
     def __post_init__(self) -> None:
         epochs, minutes = self.every_epochs, self.every_minutes
+        if not isinstance(self.path, str | Path) or not str(self.path):
+            raise FitError(f"Checkpoints: path must name a folder, not {self.path!r}")
+        for name in ("data", "weights"):
+            if not isinstance(getattr(self, name), str | Path | None):
+                raise FitError(f"Checkpoints: {name} must be text or None, not {getattr(self, name)!r}")
         if epochs is None and minutes is None:
             object.__setattr__(self, "every_minutes", MINUTES)
         if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1):
@@ -70,6 +75,9 @@ class Keeper(Protocol):
 
     def keep(self, snapshot: Snapshot) -> str | None:
         """Store one; what went wrong, or None."""
+
+    def release(self) -> None:
+        """No more will come."""
 
 
 class Pace:

@@ -22,6 +22,11 @@ CHOICES = (
     "as lambda p: torch.optim.SGD(p, lr=0.1)"
 )
 
+KINDS = (
+    f"take one of {', '.join(SCHEDULES)}, or a function from an optimiser to one of torch's schedulers, "
+    "as lambda o: torch.optim.lr_scheduler.StepLR(o, 10)"
+)
+
 
 class Layout:
     """Where each parameter lies in one flat vector; a step then has one parameter, whatever the model."""
@@ -73,7 +78,19 @@ class Schedule:
         self._optimiser = optimiser or torch.optim.SGD([torch.zeros(1)], lr=algorithm.learning_rate)
         named = algorithm.schedule
         make = SCHEDULES[named](algorithm.epochs) if isinstance(named, str) else named
-        self._scheduler = None if make is None else make(self._optimiser)
+        self._scheduler = None if make is None else self._made(make)
+
+    def _made(self, make: Callable[..., Any]) -> torch.optim.lr_scheduler.LRScheduler:
+        """What a schedule's function makes, if it is a scheduler."""
+        try:
+            found = make(self._optimiser)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise FitError(
+                f"SVI: the schedule's function fails on the optimiser: {error}; {KINDS}"
+            ) from error
+        if not isinstance(found, torch.optim.lr_scheduler.LRScheduler):
+            raise FitError(f"SVI: the schedule's function gives {found!r}, which is no scheduler; {KINDS}")
+        return found
 
     @property
     def rate(self) -> float:
@@ -88,10 +105,14 @@ class Schedule:
             warnings.simplefilter(
                 "ignore"
             )  # that its optimiser has not stepped, which moves no parameter here
-            if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-                self._scheduler.step(-elbo)
-            else:
-                self._scheduler.step()
+            try:
+                if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                    self._scheduler.step(-elbo)
+                else:
+                    self._scheduler.step()
+            except ValueError as error:  # a number of steps that it was given is less than the epochs
+                who = type(self._scheduler).__name__
+                raise FitError(f"SVI: {who} fails on its step, which is one an epoch: {error}") from error
 
 
 class TorchOptimiser:

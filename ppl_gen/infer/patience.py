@@ -69,6 +69,7 @@ class Watch:
         quiet: epochs in a row in which the ELBO has not risen.
         best: the highest value so far; without held-out rows, the highest mean of a window.
         best_epoch: the epoch of that, counted from 1; 0 before there is one.
+        begun_again: whether that epoch was run again since, at a lower learning rate.
 
     """
 
@@ -78,6 +79,7 @@ class Watch:
     quiet: int = 0
     best: float = -math.inf
     best_epoch: int = 0
+    begun_again: bool = False
 
     @staticmethod
     def wanted(algorithm: SVI) -> bool:
@@ -97,13 +99,14 @@ class Watch:
             standing = fmean(seen[-window:]) if len(seen) >= window else math.nan
         if not standing > self.best:
             return False
-        self.best, self.best_epoch = standing, len(self.values)
+        self.best, self.best_epoch, self.begun_again = standing, len(self.values), False
         return True
 
     def forget(self, done: int) -> None:
         """Take back the epochs after the first `done`, which are run again; a best one stays what it is."""
         del self.values[done:]
         self.quiet = 0
+        self.begun_again |= self.best_epoch > done
 
     @property
     def verdict(self) -> Status | None:
@@ -125,9 +128,10 @@ class Watch:
                 f"{change.after:.6g} over the last {self.algorithm.window} and {change.before:.6g} over those "
                 f"before; the difference has a standard error of {change.error:.2g}"
             )
-        if 0 < self.best_epoch < len(self.values):
+        if 0 < self.best_epoch < len(self.values) or self.begun_again:
             whose = "the best" if rows else f"the last of the {self.algorithm.window} with the highest mean"
-            said.append(f"the parameters are those of epoch {self.best_epoch}, {whose} {rows}".rstrip())
+            told = f"the parameters are those of epoch {self.best_epoch}, {whose} {rows}".rstrip()
+            said.append(f"{told}, before it was begun again" if self.begun_again else told)
         return said
 
     def memory(self) -> dict[str, Any]:
@@ -137,6 +141,7 @@ class Watch:
             "quiet": self.quiet,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "begun_again": self.begun_again,
         }
 
     def _seen(self) -> list[float]:

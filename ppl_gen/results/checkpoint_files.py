@@ -1,4 +1,7 @@
-"""Checkpoints as folders: state.safetensors beside state.json, hashed; written aside, flushed and renamed."""
+"""Checkpoints as folders: state.safetensors beside state.json, hashed; written aside, flushed and renamed.
+
+history.csv stands in each of them and beside them, for whoever looks; nothing of it is read again.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +23,12 @@ from ppl_gen.errors import FitError
 from ppl_gen.infer.callbacks import history_csv
 from ppl_gen.infer.checkpoints import Checkpoints, Snapshot, packed, unpacked
 from ppl_gen.results.atomic import digest, flush, put_in_place, resolved, write
+from ppl_gen.results.claims import LOCK, Claim, claim
 
 FORMAT = 1
 TENSORS, RECORD, HISTORY = "state.safetensors", "state.json", "history.csv"
 NAME = re.compile(r"checkpoint-(\d{8})")
+ASIDE = re.compile(r"\.[0-9a-f]{8}(\.csv)?")  # what a crash may leave
 KEPT = 2
 
 
@@ -34,12 +40,14 @@ class CheckpointFolder:
         checkpoints: where and how often.
         identity: whose run it is, as JSON: declaration, algorithm, seed, data.
         good: those that are whole, oldest first; all others are deleted when the next one is written.
+        claimed: what keeps other processes out of the folder, where anything does.
 
     """
 
     checkpoints: Checkpoints
     identity: Mapping[str, Any]
     good: list[Path] = field(default_factory=list)
+    claimed: Claim | None = None
 
     @property
     def home(self) -> Path:
@@ -50,7 +58,8 @@ class CheckpointFolder:
         """Make the folder for a new run, and find out whether it can be written.
 
         Raises:
-            FitError: there are checkpoints already, something else is there, or it cannot be written.
+            FitError: there are checkpoints already, something else is there, another process writes there, or
+                it cannot be written.
 
         """
         home, path = self.home, self.checkpoints.path
@@ -61,14 +70,15 @@ class CheckpointFolder:
                 raise FitError(
                     f"{path}: holds {strange[0]!r}, which is no checkpoint; name a folder of its own"
                 )
-            there = list(_numbered(home))
-            if there and not self.checkpoints.replace:
+            self.claimed = claim(home)
+            if any(_numbered(home)) and not self.checkpoints.replace:
                 raise FitError(
                     f"{path}: holds the checkpoints of a run already; resume it, or delete them by replace=True "
                     "(--replace)"
                 )
             for old in home.iterdir():
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+                if old.name != LOCK:
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
             probe = home / f".{secrets.token_hex(4)}"
             probe.mkdir()
             probe.rmdir()
@@ -79,8 +89,8 @@ class CheckpointFolder:
         """Store a snapshot; what went wrong, or None."""
         home = self.home
         aside = home / f".{secrets.token_hex(4)}"
-        last = max((number for number, _ in _numbered(home)), default=0)
         try:
+            last = max((number for number, _ in _numbered(home)), default=0)
             contents = _contents(snapshot, self.identity)
             aside.mkdir()
             for name, content in contents.items():
@@ -88,20 +98,29 @@ class CheckpointFolder:
             flush(aside)
             new = home / f"checkpoint-{last + 1:08d}"
             put_in_place(aside, new)
-            self.good = [*self.good, new][-KEPT:]
-            self._tidy(snapshot)
-        except OSError as error:
+        except (OSError, FitError) as error:  # FitError: an optimiser remembers what no file can hold
             shutil.rmtree(aside, ignore_errors=True)
-            return f"a checkpoint could not be written to {self.checkpoints.path}: {error.strerror or error}"
+            what = (isinstance(error, OSError) and error.strerror) or error
+            return f"a checkpoint could not be written to {self.checkpoints.path}: {what}"
+        self.good = [*self.good, new][-KEPT:]
+        with suppress(OSError):  # the checkpoint stands
+            self._tidy(contents[HISTORY])
         return None
 
-    def _tidy(self, snapshot: Snapshot) -> None:
-        """Delete what is not kept, and write the history for whoever looks."""
+    def release(self) -> None:
+        """Let other processes in."""
+        if self.claimed is not None:
+            self.claimed.release()
+
+    def _tidy(self, history: bytes) -> None:
+        """Delete what is not kept, and show the history."""
         for old in self.home.iterdir():
             if old.is_dir() and _ours(old) and old not in self.good:
                 shutil.rmtree(old, ignore_errors=True)
+            elif ASIDE.fullmatch(old.name):
+                old.unlink()
         aside = self.home / f".{secrets.token_hex(4)}.csv"
-        aside.write_text(history_csv(snapshot["history"], snapshot["held_out"]), encoding="utf-8")
+        write(aside, history)
         aside.replace(self.home / HISTORY)
 
 
@@ -139,11 +158,8 @@ def newest(path: str | Path) -> Found:
         ppl_gen.errors.FitError: no/such/run: no checkpoints here: the folder does not exist
 
     """
-    home, refused = resolved(path), []
-    if not home.is_dir():
-        what = "it is not a folder" if home.exists() else "the folder does not exist"
-        raise FitError(f"{path}: no checkpoints here: {what}")
-    for _, folder in sorted(_numbered(home), reverse=True):
+    refused = []
+    for folder in _newest_first(path):
         try:
             identity, snapshot = _read(folder)
         except FitError as error:
@@ -155,13 +171,39 @@ def newest(path: str | Path) -> Found:
     raise FitError(f"{path}: no checkpoints here: the run ended before its first; fit again")
 
 
+def _newest_first(path: str | Path) -> list[Path]:
+    """The checkpoints of a folder, damaged ones too.
+
+    Raises:
+        FitError: it is no folder of checkpoints, or cannot be read.
+
+    """
+    home = resolved(path)
+    if not home.is_dir():
+        what = "it is not a folder" if home.exists() else "the folder does not exist"
+        raise FitError(f"{path}: no checkpoints here: {what}")
+    if (home / "fit.json").is_file():
+        raise FitError(f"{path}: is a saved fit, and no folder of checkpoints; load reads it")
+    if NAME.fullmatch(home.name) and (home / RECORD).exists():
+        raise FitError(f"{path}: is one checkpoint of a run; name the folder that it is in, {home.parent}")
+    try:
+        return [folder for _, folder in sorted(_numbered(home), reverse=True)]
+    except OSError as error:
+        raise FitError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
 def _contents(snapshot: Snapshot, identity: Mapping[str, Any]) -> dict[str, bytes]:
     tensors: dict[str, Any] = {}
     record = {"format": FORMAT, "identity": dict(identity), "state": packed(snapshot, tensors, "")}
     stored = tensors_as_bytes(tensors)
     record["sha256"] = {TENSORS: digest(stored), RECORD: ""}
     record["sha256"][RECORD] = digest(_canonical(record))
-    return {TENSORS: stored, RECORD: json.dumps(record, allow_nan=False).encode()}
+    history = history_csv(snapshot["history"], snapshot["held_out"])
+    return {
+        TENSORS: stored,
+        RECORD: json.dumps(record, allow_nan=False).encode(),
+        HISTORY: history.encode(),
+    }
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], Snapshot]:
@@ -206,5 +248,5 @@ def _numbered(home: Path) -> Iterator[tuple[int, Path]]:
 
 def _ours(path: Path) -> bool:
     """Whether an entry of the folder is one of ours: a checkpoint, what a crash left of one, the history."""
-    left = re.fullmatch(r"\.([0-9a-f]{8})(\.csv)?|\.checkpoint-\d{8}\.previous", path.name)
-    return bool(NAME.fullmatch(path.name) or left or path.name == HISTORY)
+    left = ASIDE.fullmatch(path.name) or re.fullmatch(r"\.checkpoint-\d{8}\.previous", path.name)
+    return bool(NAME.fullmatch(path.name) or left or path.name in (HISTORY, LOCK))

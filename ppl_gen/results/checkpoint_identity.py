@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -11,18 +9,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ppl_gen.data.sources import Rows
+from ppl_gen.data.stream import StreamedTable
 from ppl_gen.data.table import Table
 from ppl_gen.declare.files import read_spec, write_spec
 from ppl_gen.declare.spec import Spec
-from ppl_gen.errors import DataError, FitError
+from ppl_gen.errors import FitError
 from ppl_gen.infer.algorithms import SVI, described
 from ppl_gen.infer.checkpoints import Checkpoints
 from ppl_gen.program.own import check_registered, own_families
 from ppl_gen.program.program import Program
 from ppl_gen.results.checkpoint_files import CheckpointFolder
+from ppl_gen.results.fingerprints import fingerprint
 from ppl_gen.results.storage import in_memory, spec_text
 
 VERSIONS = ("torch", "pyro-ppl")  # others than these may change what a step computes
@@ -44,7 +42,7 @@ def open_folder(
     Args:
         checkpoints: where and how often.
         program: the compiled model.
-        table: its rows, all in memory.
+        table: its rows.
         algorithm: the run's.
         seed: the run's.
         reason: why this algorithm.
@@ -68,6 +66,7 @@ def open_folder(
         "reason": reason,
         "data": None if place is None else str(Path(place).expanduser().absolute()),
         "weights": column,
+        "stream": _stream(data, table),
         "fingerprint": fingerprint(table),
         "versions": {name: version(name) for name in VERSIONS},
         "every_epochs": checkpoints.every_epochs,
@@ -76,47 +75,6 @@ def open_folder(
     folder = CheckpointFolder(checkpoints, identity)
     folder.prepare()
     return folder
-
-
-def fingerprint(table: Table) -> dict[str, Any]:
-    """What tells these rows from others: SHA-256 of each node's cells, of the weights, and of names and levels.
-
-    Example:
-        >>> from ppl_gen.data.reading import read_table
-        >>> spec = read_spec("gaussian_mixture")
-        >>> one, other = (read_table([[1.0], [2.0], [x]], spec) for x in (3.0, 4.0))
-        >>> fingerprint(one)["nodes"] == fingerprint(other)["nodes"]
-        False
-
-    """
-    schema = table.schema.to_dict()
-    shape = {key: schema[key] for key in ("roles", "dims", "k", "columns", "levels", "partial", "holes")}
-    return {
-        "rows": table.n_units,
-        "nodes": {name: _cells(array) for name, array in sorted(table.arrays.items())},
-        "weights": None if table.weights is None else _cells(table.weights),
-        "schema": hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest(),
-    }
-
-
-def check_same_data(known: Mapping[str, Any], table: Table) -> None:
-    """Hold rows against the fingerprint of those that a run was begun on.
-
-    Raises:
-        DataError: they are others; the message says which.
-
-    """
-    now, others = fingerprint(table), "the run was begun on other data: "
-    if now["rows"] != known["rows"]:
-        raise DataError(f"{others}{known['rows']} rows then, {now['rows']} now")
-    names = sorted({*known["nodes"], *now["nodes"]})
-    changed = [name for name in names if known["nodes"].get(name) != now["nodes"].get(name)]
-    if changed:
-        raise DataError(f"{others}the values of {', '.join(map(repr, changed))} have changed")
-    if now["weights"] != known["weights"]:
-        raise DataError(f"{others}the weights have changed")
-    if now["schema"] != known["schema"]:
-        raise DataError(f"{others}names or levels of the columns have changed")
 
 
 def known_spec(
@@ -164,6 +122,8 @@ def known_algorithm(identity: Mapping[str, Any], given: SVI | None) -> SVI:
         )
     if given is None:
         return SVI(**{f.name: stored[f.name] for f in fields(SVI) if f.name in stored})
+    if not isinstance(given, SVI):
+        raise FitError(f"the run was begun with SVI(…), and algorithm is {given!r}")
     plain = described(given)
     changed = [key for key, value in stored.items() if plain.get(key) != value]
     if changed:
@@ -172,7 +132,41 @@ def known_algorithm(identity: Mapping[str, Any], given: SVI | None) -> SVI:
     return given
 
 
-def _cells(array: NDArray[Any]) -> str:
-    found = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
-    found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
+def as_begun(identity: Mapping[str, Any], data: Any) -> Any:
+    """The rows to go on with: those given, or where those of then lie; streamed if they were.
+
+    Raises:
+        FitError: none are given and none are known; or arrays are given to a run that read files.
+
+    """
+    stream = identity.get("stream")
+    if data is None and stream is not None:
+        return Rows(**stream)
+    if data is None and identity["data"] is None:
+        raise FitError("the run's data were given as arrays, which no file holds: give them again")
+    if data is None:
+        return identity["data"]
+    if stream is None or isinstance(data, Rows):
+        return data
+    if not isinstance(data, str | os.PathLike):
+        raise FitError("the run read its rows from files, in pieces: give their path, or Rows(…) of it")
+    return Rows(data, stream["chunk_rows"])
+
+
+def _stream(data: Any, table: Table) -> dict[str, Any] | None:
+    """The `Rows` that a streamed table can be read from again; None for one in memory."""
+    if not isinstance(table, StreamedTable):
+        return None
+    rows = data if isinstance(data, Rows) else Rows(data)
+    places: Any
+    if isinstance(rows.paths, Mapping):
+        places = {node: _absolute(place) for node, place in rows.paths.items()}
+    elif isinstance(rows.paths, str | os.PathLike):
+        places = _absolute(rows.paths)
+    else:
+        places = [_absolute(place) for place in rows.paths]
+    return {"paths": places, "chunk_rows": rows.chunk_rows}
+
+
+def _absolute(place: str | os.PathLike[str]) -> str:
+    return str(Path(place).expanduser().absolute())

@@ -136,6 +136,10 @@ def load(path: str | Path, *, trust: bool = False, nets: Mapping[str, object] | 
     if not home.is_dir():
         what = "it is not a folder" if home.exists() else "the folder does not exist"
         raise FitError(f"{path}: no saved fit here: {what}")
+    if not (home / RECORD).exists() and any(home.glob("checkpoint-*")):
+        raise FitError(
+            f"{path}: holds the checkpoints of a run, and no saved fit; resume (ppl-gen resume) ends it"
+        )
     record = _read_record(home / RECORD)
     for name in (SPEC, PARAMETERS):
         if digest(read(home / name)) != record["sha256"].get(name):

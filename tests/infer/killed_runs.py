@@ -99,7 +99,7 @@ def at_random(seed: int) -> tuple[bool, int]:
             lasts, lives = time.monotonic() - begun, 0
             while True:
                 pid = forked(partial(going_on, folder, algorithm, every, answer))
-                if lives < 4:
+                if lives < 3:
                     time.sleep(chance.uniform(0, lasts))
                     os.kill(pid, signal.SIGKILL)
                 if ended(pid):

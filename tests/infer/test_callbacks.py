@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,9 @@ from ppl_gen.errors import FitError
 from ppl_gen.fitting import fit
 from ppl_gen.infer.algorithms import EM, SVI
 from ppl_gen.infer.callbacks import Begun, Callback, Epoch, MLflow, TensorBoard, history_csv
+from ppl_gen.infer.checkpoints import Checkpoints
 from ppl_gen.infer.run import Run
+from ppl_gen.resuming import resume
 
 X = np.random.default_rng(0).normal(size=(40, 3))
 SPEC = Spec(model={"z": Normal(1, loc=0, scale=1), "x": Normal(loc=Linear("z"), scale=Free())})
@@ -163,3 +166,54 @@ def test_history_csv_holds_every_number_to_the_bit():
     values = [-1 / 3, 1e300, float(np.nextafter(1.0, 2.0))]
     rows = [line.split(",") for line in history_csv(values).splitlines()[1:]]
     assert [float(value) for _, value in rows] == values
+
+
+def test_what_tensorboard_wrote_its_own_reader_reads_and_a_resumed_run_tells_no_epoch_twice(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Cut(Callback):
+        def on_epoch(self, epoch: Epoch) -> None:
+            if epoch.number == 3:
+                raise KeyboardInterrupt
+
+    every = Checkpoints(tmp_path / "run", every_epochs=1)
+    callbacks = [TensorBoard(tmp_path / "log"), Cut()]
+    with pytest.raises(KeyboardInterrupt):
+        fit(SPEC, X, ALGORITHM, callbacks=callbacks, checkpoint=every)
+    whole = resume(tmp_path / "run", X, callbacks=[TensorBoard(tmp_path / "log")])
+    read = EventAccumulator(str(tmp_path / "log")).Reload()
+    for name, values in (("elbo", whole.history), ("held_out", whole.run.held_out)):
+        found = read.Scalars(name)
+        assert [event.step for event in found] == [1, 2, 3]
+        np.testing.assert_allclose([event.value for event in found], values, rtol=1e-6)  # it keeps float32
+    assert read.Tensors("status/text_summary")[0].tensor_proto.string_val == [whole.status.value.encode()]
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+def test_what_mlflow_stored_its_own_client_reads(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    place = (tmp_path / "store").as_uri()
+    result = fit(SPEC, X, ALGORITHM, callbacks=[MLflow("digits", run_name="one", tracking_uri=place)])
+    client = mlflow.MlflowClient(tracking_uri=place)
+    [run] = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "one")
+    assert (run.data.params["batch_size"], run.data.params["seed"]) == ("16", "0")
+    for name, values in (("elbo", result.history), ("held_out", result.run.held_out)):
+        found = client.get_metric_history(run.info.run_id, name)
+        assert [(own.step, own.value) for own in found] == list(enumerate(map(float, values), 1))
+    stored = client.download_artifacts(run.info.run_id, "history.csv", str(tmp_path))
+    assert Path(stored).read_text() == history_csv(result.run.history, result.run.held_out)
+
+
+def test_a_place_that_mlflow_refuses_is_said_in_one_line(monkeypatch):
+    class Refusing:
+        def __init__(self, tracking_uri: str | None) -> None:
+            raise RuntimeError("no such store\nand more")
+
+    fake = ModuleType("mlflow")
+    fake.MlflowClient = Refusing  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    with pytest.raises(FitError, match=r"^MLflow cannot be reached: no such store$"):
+        MLflow()

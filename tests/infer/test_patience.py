@@ -85,6 +85,20 @@ def test_epochs_of_warm_up_and_values_that_are_not_finite_stop_nothing():
     assert stopped_after(np.full(40, math.nan))[1] is None
 
 
+def test_a_best_epoch_that_was_run_again_since_is_told_as_that():
+    watch = Watch(SVI(validation=0.2), units=10)
+    kept = [watch.add(value) for value in (-9.0, -5.0, -6.0)]
+    watch.forget(1)
+    kept += [watch.add(value) for value in (-7.0, -8.0)]
+    assert kept == [True, True, False, False, False]
+    [note] = watch.notes(Status.EPOCHS_DONE)
+    assert note.endswith("of epoch 2, the best of the held-out rows, before it was begun again")
+    again = Watch(SVI(validation=0.2), units=10, **watch.memory())
+    assert again.notes(Status.EPOCHS_DONE) == [note]
+    assert again.add(-4.0)
+    assert not again.notes(Status.EPOCHS_DONE)
+
+
 def test_the_split_is_of_all_rows_once_and_of_the_seed():
     learned, held = split(101, 0.25, seed=4)
     assert torch.equal(torch.cat([learned, held]).sort().values, torch.arange(101))

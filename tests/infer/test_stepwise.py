@@ -99,7 +99,7 @@ def test_what_has_no_closed_m_step_is_refused_with_the_reason() -> None:
     [
         ({"decay": 0.5}, "decay must be above 0.5"),
         ({"decay": 1.1}, "decay must be above 0.5"),
-        ({"offset": -1}, "offset must be a positive number"),
+        ({"offset": -1}, "offset must be a number from 0"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
         ({"init": "kmeans"}, "init must be one of"),
     ],
