@@ -45,7 +45,7 @@ class Status(Enum):
         "Use fewer classes, a tied, diagonal or spherical covariance, or more rows"
     )
     DIVERGED = (
-        "the objective became non-finite; the parameters are those of the last finite step. "
+        "the objective became non-finite; the parameters are those of before, all finite. "
         "Lower the learning rate, or scale the columns"
     )
 
