@@ -93,6 +93,7 @@ def _write_to(recorded: Recorded, node: Any, memory: torch.Tensor) -> None:
 
 def _kept(recorded: Recorded, name: str, memory: torch.Tensor) -> Node:
     """Memory of the graph's own as one of its nodes: held by the run itself."""
+    name = f"{name}_held_{len(recorded.held)}"  # a piece of one stack may be called as another stack is
     recorded.held[name] = memory
     return recorded.graph.create_node("get_attr", name)
 

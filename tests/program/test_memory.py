@@ -36,6 +36,19 @@ def engine_on(node: object, how: str) -> tuple[Engine, dict[str, torch.Tensor]]:
     return Engine(program, table, state, 1, how), {path: value.unsqueeze(0) for path, value in apart.items()}
 
 
+def test_two_stacks_in_one_graph_have_memory_of_their_own():
+    """The pieces of one were once kept under the name of the other."""
+    a, b = (torch.randn(8, 20_000, generator=torch.Generator().manual_seed(i)) for i in range(2))
+
+    def step(a: torch.Tensor, b: torch.Tensor) -> list[torch.Tensor]:
+        one, other = torch.cat([a, b]), torch.cat([b, a])
+        return [(one * 2).sum(1), (other * 3).sum(1), (one * other).sum(1)]
+
+    with torch.no_grad():
+        traced = Lowered(step, "traced")
+        assert all(torch.equal(x, y) for x, y in zip(traced(a, b), step(a, b), strict=True))
+
+
 @pytest.mark.parametrize("node", [FULL, DIAGONAL], ids=["full", "diagonal"])
 def test_an_e_step_has_the_same_bits_eager_and_traced_on_one_thread_or_several(monkeypatch, node):
     monkeypatch.setattr(engine, "BLOCK_BYTES", 1)
