@@ -364,3 +364,39 @@ def on_a_terminal(*words: object) -> tuple[subprocess.Popen[str], str]:
         assert part, f"no progress was shown: {seen.decode(errors='replace')}"
         seen += part
     return process, seen.decode(errors="replace")
+
+
+GUIDED = """
+model:
+  c: Categorical(3)
+  y: Categorical(10)
+  z: Normal(2, loc=By(y), scale=1)
+  x: Normal(4, loc=MLP(z, [8]) + By(c), scale=Free())
+guide:
+  y: Categorical(10, probs=MLP(x, [8]))
+  z: Normal(2, loc=Linear(x), scale=Linear(x))
+"""
+
+
+def test_the_plan_says_of_every_latent_how_it_is_dealt_with(tmp_path: Path) -> None:
+    def planned(shown: str) -> list[str]:
+        lines = iter(shown.splitlines())
+        found = [next(line for line in lines if line.startswith("plan ")).removeprefix("plan")]
+        for line in lines:
+            if not line.startswith("  "):
+                break
+            found.append(line)
+        return [line.strip() for line in found]
+
+    summed, drawn = "c: summed out exactly (3 values)", "y: enumerated exactly in the guide (10 values)"
+    assert planned(ran("show", GUIDED)) == [summed, drawn, "z: reparameterised (Normal), KL sampled"]
+    assert planned(ran("show", "gaussian_mixture")) == ["z: summed out exactly (3 values)"]
+    assert planned(ran("show", "factor_analysis")) == ["z: exact posterior (E1)"]
+    assert "plan " not in ran("show", "model:\n  x: Normal(2)\n")
+    pd.DataFrame(np.tile(np.eye(4), (4, 1)), columns=[f"x{j}" for j in range(4)]).to_csv(
+        tmp_path / "x.csv", index=False
+    )
+    for kl, told in (("analytic", "KL in closed form"), ("sampled", "KL sampled")):
+        out, svi = tmp_path / kl, f"SVI(epochs=1, kl='{kl}')"
+        ran("fit", GUIDED, tmp_path / "x.csv", "--algorithm", svi, "--out", out)
+        assert planned(ran("show", out)) == [summed, drawn, f"z: reparameterised (Normal), {told}"]

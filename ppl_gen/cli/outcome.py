@@ -14,6 +14,7 @@ import pandas as pd
 from ppl_gen.cli.printing import aligned, priors_of
 from ppl_gen.data.reading import read_table
 from ppl_gen.errors import FitError
+from ppl_gen.infer.plan import plan
 from ppl_gen.resampling import HOW, Bootstrap
 from ppl_gen.results.summary import NO_ROWS
 
@@ -62,6 +63,8 @@ def fit_text(fit: Fit, rows: Table | None, *, level: float) -> str:
         "algorithm": f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})",
         "seed": str(fit.seed),
     }
+    if planned := list(plan(fit.program, fit.algorithm)):
+        facts["plan"] = "\n".join(planned)
     parts = [f"{fit.spec}\n{aligned(facts)}\n{_ending(fit)}", _modes(fit), _estimates(fit, rows, level)]
     return _apart([*parts, str(fit.certificate)])
 

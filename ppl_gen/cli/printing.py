@@ -84,7 +84,7 @@ def roles_text(table: Table) -> str:
 
 
 def spec_text(spec: Spec) -> str:
-    """A declaration, its graph, its factorisation, its guide and its route.
+    """A declaration, its graph, its factorisation, its guide, its route, and how each latent is dealt with.
 
     Example:
         >>> from ppl_gen.declare.phrasebook import vae
@@ -103,6 +103,7 @@ def spec_text(spec: Spec) -> str:
                   z: Normal(2, loc=Linear(z_trunk), scale=Linear(z_trunk))
                   (derived)
         route     SVI: 'z' is a continuous latent, and x.loc = MLP(z, [8]) is not linear in the latents (with 2...
+        plan      z: reparameterised (Normal), KL sampled
 
     """
     roles = spec.roles()
@@ -115,8 +116,10 @@ def spec_text(spec: Spec) -> str:
         "graph": "; ".join(arrows) or "no arrows",
         "model": _joint(spec, roles),
         "guide": "\n".join(_guide(spec, roles)),
-        "route": _route(spec),
     }
+    facts["route"], planned = _route(spec)
+    if planned:
+        facts["plan"] = "\n".join(planned)
     if priors := list(priors_of(spec)):
         facts["priors"] = "\n".join(priors)
     return f"{spec}\n{aligned(facts)}"
@@ -175,10 +178,12 @@ def priors_of(spec: Spec) -> Iterator[str]:
                 yield f"{what if whole else f'{part} in {what}'} ~ {prior}"
 
 
-def _route(spec: Spec) -> str:
-    """The algorithm that `fit` would take, and why; a size that is left to the data is stood in for."""
+def _route(spec: Spec) -> tuple[str, list[str]]:
+    """The algorithm that `fit` would take, and why, and its plan; a size left to the data is stood in for."""
     # Imported here: the declaration alone is printed without torch.
     from ppl_gen.data.sizes import declared_sizes, schema_without_data
+    from ppl_gen.infer.algorithms import described
+    from ppl_gen.infer.plan import plan
     from ppl_gen.infer.route import route
     from ppl_gen.program.program import compile_spec
 
@@ -187,10 +192,12 @@ def _route(spec: Spec) -> str:
     open_k = [name for name in spec.nodes if name not in known.k and spec.is_category(name)]
     sizes = {f"{n}.dim": STAND_IN for n in open_dims} | {f"{n}.k": STAND_IN for n in open_k}
     try:
-        _, reason = route(compile_spec(spec, schema_without_data(spec, sizes)))
+        program = compile_spec(spec, schema_without_data(spec, sizes))
+        algorithm, reason = route(program)
     except SpecError as error:
         if not sizes:
             raise
-        return f"for the data to decide: {error}"
+        return f"for the data to decide: {error}", []
     stood_in = [f"{STAND_IN} columns for {n}" for n in open_dims] + [f"k={STAND_IN} for {n}" for n in open_k]
-    return reason + (f" (with {', '.join(stood_in)}, which the data decide)" if stood_in else "")
+    told = reason + (f" (with {', '.join(stood_in)}, which the data decide)" if stood_in else "")
+    return told, list(plan(program, described(algorithm)))
