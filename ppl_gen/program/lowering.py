@@ -260,20 +260,27 @@ def trace(flat_step: Callable[..., list[Tensor]], flat: list[Tensor]) -> Recorde
 
 
 def compile_graph(recorded: Recorded, flat: list[Tensor]) -> Callable[..., list[Tensor]]:
-    """The graph through inductor, drawing its noise as eager torch does; as it is where that fails."""
+    """The graph through inductor, drawing its noise as eager torch does; as it is where that fails.
+
+    Inductor takes the graph itself. `torch.compile` would first let Dynamo find it again, and ask at each call
+    whether its inputs are still of the shapes that `Lowered` keeps a graph for.
+    """
+    from torch import _inductor as inductor  # here and not above: it takes seconds
+
     module = GraphModule(recorded.held, recorded.graph)
-    compiled = torch.compile(module, fullgraph=True, dynamic=False, options={"fallback_random": True})
     devices = [t.device for t in flat if t.is_cuda][:1]
     try:
-        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter(
                 "ignore"
             )  # inductor's own, which would end the compile where warnings are errors
-            compiled(*[t.clone() for t in flat])
+            compiled = inductor.compile(module, list(flat), options={"fallback_random": True})
+            if not writes(recorded.graph):
+                compiled(*flat)
     except (
         Exception
     ) as error:  # a missing compiler, an unwritable cache: whatever it is, the graph still runs
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        log.warning("torch.compile failed (%s); the traced step runs instead", reason)
+        log.warning("inductor failed (%s); the traced step runs instead", reason)
         return recorded
     return compiled
