@@ -44,7 +44,7 @@ test: lint
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/mixture.py
-	$(BIN)/python benchmarks/vae_step.py
+	$(BIN)/python benchmarks/svi_step.py
 
 clean:
 	rm -rf $(VENV) out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

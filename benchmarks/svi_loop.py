@@ -17,14 +17,15 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from sklearn.datasets import load_digits
 from timing import threads
-from vae_step import BATCH, DIGITS, SPEC, program
 
-from ppl_gen import SVI, Checkpoints
+from ppl_gen import MLP, SVI, Checkpoints, Linear, Normal, Program, Spec, compile_spec
 from ppl_gen.data.reading import read_table
 from ppl_gen.infer.callbacks import Audience, Callback, Epoch
 from ppl_gen.infer.checkpoints import Keeper
@@ -34,7 +35,18 @@ from ppl_gen.infer.training import Training
 from ppl_gen.program.lowering import Lowered, pyro_scope
 from ppl_gen.results.checkpoint_identity import open_folder
 
+BATCH = 128
+DIGITS = (load_digits().data / 16).astype(np.float32)
+SPEC = Spec(
+    model={"z": Normal(8, loc=0, scale=1), "x": Normal(64, loc=MLP("z", [64]), scale=1)},
+    guide={"h": MLP("x", [64]), "z": Normal(8, loc=Linear("h"), scale=Linear("h"))},
+)
 ROWS = DIGITS[: len(DIGITS) // BATCH * BATCH]  # whole batches
+
+
+def program() -> Program:
+    """The declared VAE at its starting parameters."""
+    return compile_spec(SPEC, {"x": DIGITS}, seed=0)
 
 
 class Counting(Callback):

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaln, entr, gammaln, logsumexp, rel_entr, xlogy
+from scipy.special import betaln, entr, gammaln, logsumexp, poch, rel_entr, xlogy
 
 Array = npt.NDArray[np.floating[Any]]
 Layers = Sequence[tuple[Array, Array]]
@@ -70,8 +70,8 @@ def log_poisson(x: Array, rate: Array | float) -> Array:
 def log_student_t(x: Array, df: Array | float, loc: Array | float, scale: Array | float) -> Array:
     """Student's t, element by element (Lange, Little and Taylor 1989): all arguments broadcast."""
     squared = ((x - loc) / scale) ** 2
-    # log Γ(a + ½) − log Γ(a) through the beta function: the two logarithms cancel where df is large.
-    constant = gammaln(0.5) - betaln(np.divide(df, 2), 0.5) - 0.5 * np.log(np.pi * np.asarray(df))
+    # log Γ(a + ½) − log Γ(a) as one function of SciPy's: the two logarithms cancel where df is large.
+    constant = np.log(poch(np.divide(df, 2), 0.5)) - 0.5 * np.log(np.pi * np.asarray(df))
     out: Array = constant - np.log(scale) - np.add(df, 1) / 2 * np.log1p(squared / df)
     return out
 
@@ -81,7 +81,9 @@ def log_multivariate_student_t(x: Array, df: Array, loc: Array, factor: Array) -
     n = x.shape[-1]
     white = np.linalg.solve(factor, (x - loc)[..., None])[..., 0]
     log_volume = np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
-    constant = gammaln(n / 2) - betaln(df / 2, n / 2) - 0.5 * n * np.log(np.pi * df)
+    ratio = poch(df / 2, n / 2)  # Γ((df + n)/2)/Γ(df/2), which in many dimensions is beyond floating point
+    log_ratio = np.where(np.isfinite(ratio), np.log(ratio), gammaln(n / 2) - betaln(df / 2, n / 2))
+    constant = log_ratio - 0.5 * n * np.log(np.pi * df)
     out: Array = constant - log_volume - (df + n) / 2 * np.log1p((white**2).sum(-1) / df)
     return out
 

@@ -14,7 +14,7 @@ import warnings
 
 import numpy as np
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from pyro import poutine
 from scipy.special import logsumexp
@@ -282,7 +282,7 @@ def check_e_step(program, table):
 # What is held
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(mixtures(), st.integers(0, 2**16), st.booleans(), st.booleans(), st.booleans())
 def test_any_mixture_is_fitted_as_brute_force_says(spec, seed, holes, labels, weighted):
     assert read_spec(str(spec)) == spec

@@ -197,10 +197,11 @@ def _part(recorded: Recorded, nodes: set[Node], wanted: list[Node]) -> tuple[Rec
     copies: dict[Node, Node] = {}
     for node in recorded.graph.nodes:
         if node in nodes:
-            is_input = node.op == "placeholder"
-            copies[node] = (
-                part.placeholder(node.name) if is_input else part.node_copy(node, copies.__getitem__)
-            )
+            if node.op == "placeholder":
+                copies[node] = part.placeholder(node.name)
+                copies[node].meta = node.meta
+            else:
+                copies[node] = part.node_copy(node, copies.__getitem__)
     part.output([copies[node] for node in wanted])
     part.eliminate_dead_code()
     return Recorded(part, recorded.held), wanted
