@@ -29,6 +29,7 @@ from ppl_gen import MLP, SVI, Checkpoints, Linear, Normal, Program, Spec, compil
 from ppl_gen.data.reading import read_table
 from ppl_gen.infer.callbacks import Audience, Callback, Epoch
 from ppl_gen.infer.checkpoints import Keeper
+from ppl_gen.infer.feeding import Kept
 from ppl_gen.infer.status import Interrupt
 from ppl_gen.infer.svi import data_of
 from ppl_gen.infer.training import Training
@@ -65,7 +66,7 @@ def training(epochs: int, **options: object) -> Training:
     torch.manual_seed(0)
     own, table = program(), read_table({"x": ROWS}, SPEC)
     algorithm = SVI(epochs=epochs, batch_size=BATCH, lowering="traced", **options)
-    return Training(own, table, data_of(own, table), algorithm, 0, Interrupt())
+    return Training(own, table, Kept(data_of(own, table)), algorithm, 0, Interrupt())
 
 
 class Timed:
