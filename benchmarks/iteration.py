@@ -18,7 +18,10 @@ from problems import Rows, Start, clusters, faithful, start_at
 from timing import compare, parser, ratios, threads
 
 SIDES = ("uncertified", "scikit-learn")
-LENGTHS = {"doubling": (4, 24), "small": (40, 240)}
+LENGTHS = {
+    "doubling": (4, 24),
+    "small": (80, 280),
+}  # past the M-steps that are run eagerly, and the recording
 REPEATS = 5  # pairs of a long and a short run in one process
 
 
