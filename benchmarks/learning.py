@@ -176,7 +176,8 @@ def judged(vae: ByHand, x: Tensor, draws: int, seed: int) -> tuple[Any, Any, Any
         log_p = log_w.max(0).values + mean_weight.log()
         error = weight.std(0) / (math.sqrt(draws) * mean_weight)
         found.append(torch.stack([log_p, error, weight.sum(0) ** 2 / (weight**2).sum(0)]))
-    return tuple(torch.cat(found, 1).numpy())  # type: ignore[return-value]
+    log_p, error, effective = torch.cat(found, 1).numpy()
+    return log_p, error, effective
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:

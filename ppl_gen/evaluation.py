@@ -60,7 +60,8 @@ def evaluate(
         seed: of the draws.
         weights: how often each row counts: N numbers, or a column's name. Default: once.
         refitted_rows: how many rows, drawn at random, the guide's parameters are fitted to one by one, for the
-            amortisation gap: 400 steps of Adam from the encoder's own. 0: leave it out.
+            amortisation gap: 400 steps of Adam from the encoder's own; of rows read in parts, among the first part.
+            0: leave it out.
         active: the variance over rows of its posterior mean above which a dimension counts as active.
 
     Raises:

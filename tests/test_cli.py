@@ -16,7 +16,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from ppl_gen import compile_spec
 from ppl_gen.cli import app
+from ppl_gen.infer.plan import plan
 from ppl_gen.infer.status import Status
 from ppl_gen.results.fit import Fit
 from ppl_gen.results.storage import load
@@ -393,6 +395,10 @@ def test_the_plan_says_of_every_latent_how_it_is_dealt_with(tmp_path: Path) -> N
     assert planned(ran("show", "gaussian_mixture")) == ["z: summed out exactly (3 values)"]
     assert planned(ran("show", "factor_analysis")) == ["z: exact posterior (E1)"]
     assert "plan " not in ran("show", "model:\n  x: Normal(2)\n")
+    # Under a prior that varies with a class that is summed out no KL has a closed form, whatever is asked for.
+    clusters = compile_spec("gm_vae", {"x": np.eye(12)})
+    lines = list(plan(clusters, {"name": "SVI", "kl": "analytic"}))
+    assert lines[1] == "z: reparameterised (Normal), KL sampled"
     pd.DataFrame(np.tile(np.eye(4), (4, 1)), columns=[f"x{j}" for j in range(4)]).to_csv(
         tmp_path / "x.csv", index=False
     )

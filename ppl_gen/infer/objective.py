@@ -61,7 +61,7 @@ class Objective:
             bound = _log_weights(sites).reshape(self.particles, -1).logsumexp(0) - math.log(self.particles)
             return bound, bound
         inside = [
-            name for name in sites.q if _meets_summed(sites, name)
+            name for name in sites.q if meets_summed(sites, name)
         ]  # as z ~ N(loc of c, …), c summed out
         rest = [p for name, p in sites.p.items() if name not in sites.q]
         plain = climbed = sum_out([*rest, *(sites.p[name] for name in inside)], sites.summed)
@@ -102,7 +102,7 @@ class Objective:
         return torch.where(part.mean() > least, part, torch.full_like(part, least))
 
 
-def _meets_summed(sites: Sites, name: str) -> bool:
+def meets_summed(sites: Sites, name: str) -> bool:
     """Whether a latent's prior varies along an axis that the model sums out."""
     p = sites.p[name]
     return any(p.ndim >= -axis and p.shape[axis] > 1 for axis in sites.summed)

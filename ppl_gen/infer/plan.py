@@ -12,6 +12,7 @@ from torch.distributions import kl_divergence
 
 from ppl_gen.data.sizes import is_scalar
 from ppl_gen.infer.elbo import Sites, TraceableELBO
+from ppl_gen.infer.objective import meets_summed
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
 
@@ -54,6 +55,8 @@ def _closed(program: Program) -> set[str]:
     """The guide's latents for whose pair of families Pyro has a KL in closed form, as `Objective` takes it."""
     sites, found = _sites(program), set()
     for name, q in sites.q_laws.items():
+        if meets_summed(sites, name):
+            continue
         try:
             kl_divergence(q, sites.p_laws[name])
         except NotImplementedError:

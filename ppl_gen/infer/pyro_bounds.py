@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_gen.infer.ascent import Rows
-from ppl_gen.infer.elbo import TraceableELBO
+from ppl_gen.infer.elbo import Half, TraceableELBO
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.importance import blocks, weighted
 from ppl_gen.infer.noise import TURN
@@ -21,18 +21,25 @@ DRAWS = 64  # of a row, for the bound and log p(x) of a fit
 ESTIMATED_ROWS = 10_000  # rows beyond which both are estimated on a sample of them
 
 
-def log_weights(pair: PyroPair, state: State, rows: Rows, draws: int, seed: int) -> Iterator[Tensor]:
-    """Log p(x_d, z_s) − log q(z_s | x_d), a block of rows at a time: (S, n) each; S is 1 where nothing is drawn."""
+def blocks_of(
+    pair: PyroPair, state: State, rows: Rows, draws: int, seed: int
+) -> Iterator[tuple[tuple[Half, Half], Rows, list[int]]]:
+    """The halves at a state, a block of rows, and how many draws to take together; one where nothing is drawn."""
     n = len(next(iter(rows.values())))
     devices = [pair.device] if pair.device.type == "cuda" else []
     with TURN, pyro_scope(), torch.no_grad(), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         for start, stop, parts in blocks(n, draws if pair.drawn else 1, pair.width):
             block = {name: value[start:stop] for name, value in rows.items()}
-            parts = parts if pair.side_by_side else [1] * sum(parts)
             with pair.at(state) as halves:
-                found = [TraceableELBO(part).log_weights(*halves, block) for part in parts]
-            yield torch.cat(found).double().cpu()
+                yield halves, block, parts if pair.side_by_side else [1] * sum(parts)
+
+
+def log_weights(pair: PyroPair, state: State, rows: Rows, draws: int, seed: int) -> Iterator[Tensor]:
+    """Log p(x_d, z_s) − log q(z_s | x_d), a block of rows at a time: (S, n) each."""
+    for halves, block, parts in blocks_of(pair, state, rows, draws, seed):
+        found = [TraceableELBO(part).log_weights(*halves, block) for part in parts]
+        yield torch.cat(found).double().cpu()
 
 
 def log_densities(pair: PyroPair, state: State, rows: Rows, draws: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -47,17 +54,10 @@ def log_densities(pair: PyroPair, state: State, rows: Rows, draws: int, seed: in
 
 def bounds(pair: PyroPair, state: State, rows: Rows, draws: int, seed: int) -> Tensor:
     """LB_d of each row, the mean over draws: (N,)."""
-    n = len(next(iter(rows.values())))
-    devices = [pair.device] if pair.device.type == "cuda" else []
     found = []
-    with TURN, pyro_scope(), torch.no_grad(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        for start, stop, parts in blocks(n, draws if pair.drawn else 1, pair.width):
-            block = {name: value[start:stop] for name, value in rows.items()}
-            parts = parts if pair.side_by_side else [1] * sum(parts)
-            with pair.at(state) as halves:
-                own = [part * TraceableELBO(part).per_row(*halves, block).double() for part in parts]
-            found.append(torch.stack(own).sum(0).cpu() / sum(parts))
+    for halves, block, parts in blocks_of(pair, state, rows, draws, seed):
+        own = [part * TraceableELBO(part).per_row(*halves, block).double() for part in parts]
+        found.append(torch.stack(own).sum(0).cpu() / sum(parts))
     return torch.cat(found)
 
 

@@ -30,6 +30,7 @@ log = logging.getLogger("ppl_gen")
 
 LOOK = 64  # steps between two looks at the bounds, where a look waits for the device
 LATER = "at last in "
+FEWER = 6  # standard deviations of a count: fewer held-out rows than that are no chance
 LEAST_RATE = 2.0**-10  # of the learning rate: what ten halvings leave
 
 
@@ -91,6 +92,12 @@ class Training:
             feed, held = feed.parted(algorithm.validation, self.seed)
             self.held = HeldOut(self.pair, algorithm, held, self.seed)
             n -= feed.n_units
+            expected = algorithm.validation * self.table.n_units
+            if n < expected - FEWER * math.sqrt(expected):
+                self.notes.append(
+                    f"{n} of {self.table.n_units} rows are held out: validation={algorithm.validation:g} of them "
+                    "would not fit into memory"
+                )
         if Watch.wanted(algorithm):
             self.watch = Watch(algorithm, n * self._share)
         return feed

@@ -119,7 +119,7 @@ class Fit:
 
     @property
     def converged(self) -> bool:
-        """Whether the tolerance was met, inside or at the boundary; never True of SVI, whose history tells."""
+        """Whether EM met its tolerance, inside or at the boundary, or `patience` saw SVI's ELBO level off."""
         return self.status.converged
 
     @property

@@ -138,6 +138,19 @@ def test_a_streamed_fit_says_what_a_fit_in_memory_does(rows: Rows) -> None:
     assert files.certificate.ok, str(files.certificate)
 
 
+def test_a_fit_says_when_memory_holds_fewer_held_out_rows_than_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "x.npy", R.normal(size=(N, 2)))
+    rows, spec = Rows(tmp_path / "x.npy"), Spec(model={"x": Normal(2)})
+    algorithm = SVI(epochs=1, validation=0.3)
+    assert not any("held out" in note for note in fit(spec, rows, algorithm).run.notes)
+    monkeypatch.setattr("ppl_gen.data.stream_parts.HELD_BYTES", 400)  # 50 rows of float32, or 25 of float64
+    (note,) = [note for note in fit(spec, rows, algorithm).run.notes if "held out" in note]
+    assert int(note.split()[0]) < 100
+    assert note.endswith("rows are held out: validation=0.3 of them would not fit into memory")
+
+
 def test_discrete_latents_are_summed_out_over_all_rows_of_the_file(tmp_path: Path) -> None:
     x = np.concatenate([R.normal(6, 1, (400, 1)), R.normal(0, 1, (200, 1))])
     np.save(tmp_path / "x.npy", x)
