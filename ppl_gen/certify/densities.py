@@ -36,6 +36,15 @@ VECTORS: dict[str, Cell] = {
 }
 
 
+def pooled(least: Array, width: int) -> Array:
+    """The floors of columns' scales, or that of one scale for all of them: their root mean square."""
+    return (
+        least
+        if width == len(least)
+        else least.max() * np.sqrt(((least / least.max()) ** 2).mean(keepdims=True))
+    )
+
+
 def _log_normal_of_factor(x: Array, loc: Array, factor: Array) -> Array:
     """Log N(x; loc, L Lᵀ): L⁻¹(x − loc) is standard normal, and the volume changes by the diagonal of L."""
     white = _solved(factor, x - loc)

@@ -130,7 +130,12 @@ class Evaluation:
             written = self._written(name, node, key, term)
             return np.linalg.cholesky(written) if key == "cov" else written
         axes = self._axes(name, node, key)
-        return _lower_triangle(self.predictors.of_parameter(name, key, node.terms()[key], axes, values))
+        factor = _lower_triangle(self.predictors.of_parameter(name, key, node.terms()[key], axes, values))
+        least = self._least(name, node, key)
+        if least is not None:
+            rows = np.arange(len(least))
+            factor[..., rows, rows] = np.maximum(factor[..., rows, rows], least)
+        return factor
 
     def _resolved(self, term: Term) -> Term:
         """A named term as if written where its name stands."""
@@ -140,8 +145,24 @@ class Evaluation:
     def _natural(self, name: str, node: Node, key: str, term: Term, values: Values) -> Array:
         if isinstance(resolved := self._resolved(term), Value):
             return self._written(name, node, key, resolved)
+        if key == "cov":
+            factor = self.factor(name, values)
+            return factor @ factor.swapaxes(-1, -2)
+        if key == "scale_tril":
+            return self.factor(name, values)
         predictor = self.predictors.of_parameter(name, key, term, self._axes(name, node, key), values)
-        return self._transformed(node, key, term, predictor)
+        natural = self._transformed(node, key, term, predictor)
+        least = self._least(name, node, key)
+        return natural if least is None else np.maximum(natural, densities.pooled(least, natural.shape[-1]))
+
+    def _least(self, name: str, node: Node, key: str) -> Array | None:
+        """The floor of the scales that a function gives an observed real column, (D,)."""
+        term = self._resolved(node.terms()[key])
+        written = isinstance(term, Value | Free) or (isinstance(term, By) and not term.ordered)
+        observed = name in self.schema.roles.observed and node.support == "real"
+        if written or not observed or key not in ("scale", "cov", "scale_tril"):
+            return None
+        return np.array(self.schema.spread[name]) * (1e-10 if node.family == "StudentT" else 1e-4)
 
     def _transformed(self, node: Node, key: str, term: Term, predictor: Array) -> Array:
         """From the unconstrained scale to the parameter's own (rule 11)."""

@@ -28,9 +28,9 @@ COMPILE_GAIN = 0.5  # the share of a traced step that compiling it saves, at lea
 WEIGHTS = ".weights"  # the rows' weights among the data, 1 on average
 
 Rows = dict[str, Tensor]
-Knobs = dict[
-    str, Tensor
-]  # "rate", and "beta" where it is not 1: scalars that change on the way; as tensors they add no graph
+# "rate", and "beta" where it is not 1: scalars that change on the way; as tensors they add no graph. "least", where
+# some parameters have a floor: as long as all of them.
+Knobs = dict[str, Tensor]
 
 
 def gradient_step(
@@ -90,6 +90,8 @@ def ascent_step(program: Program | Pair, layout: Layout, algorithm: SVI, n_units
         if algorithm.weight_decay:
             gradient = gradient + algorithm.weight_decay * flat
         moved, remembered = adam(flat, gradient, memory, knobs["rate"])
+        if "least" in knobs:
+            moved = torch.maximum(moved, knobs["least"])
         kept = {slot: torch.where(sound, new, memory[slot]) for slot, new in remembered.items()}
         return torch.where(sound, moved, flat), kept, torch.where(sound, bound, math.nan)
 
@@ -131,6 +133,10 @@ class Ascent:
         self.knobs: Knobs = {"rate": self.flat.new_tensor(algorithm.learning_rate)}
         if algorithm.beta != 1 or algorithm.warm_up:
             self.knobs["beta"] = self.flat.new_tensor(algorithm.beta)
+        least = pair.least()
+        if least:
+            nowhere = {path: torch.full_like(value, -math.inf) for path, value in parameters.items()}
+            self.knobs["least"] = self.layout.flatten(nowhere | least)
         self.n_units = n_units or len(next(iter(data.values())))
         self.own_adam = algorithm.optimizer == "adam"
         self.slowed = 1.0  # what the learning rate counts, after steps that were not finite
@@ -189,7 +195,7 @@ class Ascent:
         rates = [group["lr"] for group in groups]
         for group in groups if self.slowed != 1 else ():
             group["lr"] = group["lr"] * self.slowed
-        self.flat = self.torch_optimiser(gradient)
+        self.flat = self.torch_optimiser(gradient, self.knobs.get("least"))
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
 

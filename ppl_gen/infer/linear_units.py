@@ -72,6 +72,9 @@ def move_outputs(program: Program, state: State, draw: Draw, shift: Tensor, unit
             _relocate(layer, path, moved, shift, unit)
         else:
             _add_intercept(layer, path, moved, -floored_log(unit))
+        floor = f"generative.floors.{draw.name}:{key}"
+        if floor in moved:
+            moved[floor] = moved[floor] / unit.to(moved[floor])
     return moved
 
 

@@ -47,22 +47,34 @@ class Layout:
 
 
 def adam_memory(flat: Tensor) -> Memory:
-    """First and second moments and the step count, at the start."""
+    """Running means of the gradient and its square, and the weight that gradients have in each: 0 at the start."""
+    nothing = torch.zeros((), dtype=flat.dtype, device=flat.device)
     return {
         "mean": torch.zeros_like(flat),
         "square": torch.zeros_like(flat),
-        "step": torch.zeros((), dtype=flat.dtype, device=flat.device),
+        "mean_weight": nothing,
+        "square_weight": nothing.clone(),
     }
 
 
 def adam(flat: Tensor, gradient: Tensor, memory: Memory, rate: Tensor) -> tuple[Tensor, Memory]:
-    """One step of Adam (Kingma & Ba 2015) with torch's defaults, as a pure function."""
-    step = memory["step"] + 1
+    """One step of Adam (Kingma & Ba 2015) with torch's defaults, as a pure function.
+
+    The weights are 1 − 0.9ᵗ and 1 − 0.999ᵗ. They are carried from step to step, and divide the scalars, not the
+    vectors: compiled code would take both powers again at every few numbers of a vector.
+    """
     mean = memory["mean"].lerp(gradient, 0.1)
     square = memory["square"] * 0.999 + 0.001 * gradient * gradient
-    scale = (square / (1 - 0.999**step)).sqrt() + 1e-8
-    moved = flat - rate * (mean / (1 - 0.9**step)) / scale
-    return moved, {"mean": mean, "square": square, "step": step}
+    mean_weight = memory["mean_weight"] + 0.1 * (1 - memory["mean_weight"])
+    square_weight = memory["square_weight"] + 0.001 * (1 - memory["square_weight"])
+    scale = square.sqrt() * square_weight.rsqrt() + 1e-8
+    moved = flat - (rate / mean_weight) * mean / scale
+    return moved, {
+        "mean": mean,
+        "square": square,
+        "mean_weight": mean_weight,
+        "square_weight": square_weight,
+    }
 
 
 class Schedule:
@@ -134,8 +146,8 @@ class TorchOptimiser:
             OPTIMIZERS[named](leaves, **options) if isinstance(named, str) else _made(named, leaves)
         )
 
-    def __call__(self, gradient: Tensor) -> Tensor:
-        """Move along the gradient of the loss; the parameters afterwards, flat."""
+    def __call__(self, gradient: Tensor, least: Tensor | None = None) -> Tensor:
+        """Move along the gradient of the loss, not below the least; the parameters afterwards, flat."""
         for path, part in self.layout.unflatten(gradient).items():
             self.leaves[path].grad = part.clone()
         try:
@@ -144,6 +156,9 @@ class TorchOptimiser:
             raise FitError(
                 f"SVI: {type(self.optimiser).__name__} fails on its step: {error}; {CHOICES}"
             ) from error
+        if least is not None:
+            for path, part in self.layout.unflatten(least).items():
+                self.leaves[path].clamp_(min=part)
         return self.layout.flatten(self.leaves)
 
 

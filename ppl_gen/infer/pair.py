@@ -13,6 +13,7 @@ from ppl_gen.declare.scope import node_parents
 from ppl_gen.infer.centring import Centring
 from ppl_gen.infer.elbo import Half, functional_pair
 from ppl_gen.infer.enumeration import State
+from ppl_gen.infer.floors import at_the_floor, least_parameters
 from ppl_gen.infer.ordering import by_decreasing_weight, latent_statistics
 from ppl_gen.program.program import Program
 
@@ -57,6 +58,12 @@ class Pair(Protocol):
 
     def log_prior(self, state: State) -> Tensor | None:
         """The log-density of the parameters' priors: a scalar; None where none has one."""
+
+    def least(self) -> State:
+        """The least entries of some of the parameters, −∞ where there is none."""
+
+    def floored(self, state: State, rows: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Columns whose scale lies at its floor, as these rows tell."""
 
     def concluded(self, state: State, rows: Any) -> State:
         """The state as a reader is to see it, where several are the same law."""
@@ -113,6 +120,14 @@ class Declared:
             return None
         found: Tensor = torch.func.functional_call(self.program, state, ("log_prior",))
         return found
+
+    def least(self) -> State:
+        """Of the scales of observed columns."""
+        return least_parameters(self.program)
+
+    def floored(self, state: State, rows: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Of observed real columns."""
+        return at_the_floor(self.program, state, dict(rows))
 
     def concluded(self, state: State, rows: Any) -> State:
         """Classes in order of decreasing weight where the posterior over them is exact."""

@@ -156,6 +156,14 @@ class PyroPair:
     def log_prior(self, state: State) -> None:
         """None: a point estimate has no prior in Pyro; a parameter that has one is a latent there."""
 
+    def least(self) -> State:
+        """None: what keeps a scale from 0 is for the model to say."""
+        return {}
+
+    def floored(self, state: State, rows: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """None: see `least`."""
+        return ()
+
     def concluded(self, state: State, rows: Any) -> State:
         """As it is: whose classes may change places is not known."""
         return state

@@ -20,13 +20,15 @@ from ppl_gen.infer import linear_units
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.prior_units import rescaled_priors
 from ppl_gen.infer.sites import site_of
+from ppl_gen.program.families import Family
 from ppl_gen.program.half import Draw
 from ppl_gen.program.layers import Constant
 from ppl_gen.program.layers import Table as TableLayer
 from ppl_gen.program.marks import pattern_key, patterns_key
 from ppl_gen.program.program import Program
 
-VARIANCE_FLOOR = 1e-8  # of a standardised column: below, Σx²/n − mean² has no correct digits left to speak of
+# Of a standardised column: below, Σx²/n − mean² has no correct digits left to speak of.
+VARIANCE_FLOOR = Family.variance_floor
 
 
 MOST_PATTERNS = (

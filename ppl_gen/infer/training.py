@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ppl_gen.infer.algorithms import SVI
-from ppl_gen.infer.ascent import Ascent, picked
+from ppl_gen.infer.ascent import WEIGHTS, Ascent, picked
 from ppl_gen.infer.callbacks import Audience, Epoch
 from ppl_gen.infer.checkpoints import Keeper, Pace, Snapshot, packed
 from ppl_gen.infer.enumeration import State
@@ -129,6 +129,7 @@ class Training:
     def concluded(self) -> Run:
         """The Run, classes in order of decreasing weight where the posterior over them is exact."""
         status, notes = self.status or Status.EPOCHS_DONE, list(self.notes)
+        floored: tuple[str, ...] = ()
         whole = status in (Status.EPOCHS_DONE, Status.LEVELLED_OFF, Status.OVERFITTING)
         state = self.best if whole and self.best is not None else self.ascent.state()
         if whole and self.watch is not None:
@@ -136,6 +137,13 @@ class Training:
         final = {path: value.detach().clone() for path, value in state.items()}
         if status.usable:
             final = self.pair.concluded(final, self.table)
+            rows = {name: column for name, column in self.ascent.data.items() if name != WEIGHTS}
+            floored = self.pair.floored(final, rows)
+        if floored:
+            notes.append(
+                f"scale held at its floor: {', '.join(floored)}; without one the likelihood has no upper bound, so "
+                "that log-likelihoods say little here"
+            )
         return Run(
             final,
             tuple(self.history),
@@ -143,6 +151,7 @@ class Training:
             lowering=self.ascent.step.executed,
             notes=tuple(notes),
             algorithm="SVI",
+            floored=floored,
             held_out=tuple(self.held_out),
         )
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ppl_gen.data.schema import Schema
 from ppl_gen.program.convolution import ConvDecoder
+from ppl_gen.program.floors import MATRICES, for_width, is_table, least_scales
 from ppl_gen.program.half import Draw, Half
 from ppl_gen.program.layers import LinearLayer, MLPLayer, SumLayer, Table
 
@@ -18,8 +19,8 @@ def set_beginnings(half: Half, schema: Schema) -> None:
     """Give a half's layers their starting values; networks keep those that torch gives them.
 
     Tables that tell latent categories apart begin apart, or they would stay equal for ever. A function of observed
-    columns begins as if these were centred and scaled, and a location of observed columns at their means: a step of
-    SVI is of one size, whatever the data's units.
+    columns begins as if these were centred and scaled, a location of observed columns at their means and a scale at
+    their spreads: a step of SVI is of one size, whatever the data's units.
     """
     for layer in half.layers.modules():
         if isinstance(layer, LinearLayer):
@@ -42,7 +43,25 @@ def set_beginnings(half: Half, schema: Schema) -> None:
         if name in schema.roles.observed and draw.node.support == "real" and "loc" in draw.slots:
             slot = draw.slots["loc"]
             if getattr(slot.term, "transform", None) in (None, "identity"):
-                _at_means(half.layers[slot.layer], torch.tensor(schema.centre[name], dtype=torch.float64))
+                _begin_at(half.layers[slot.layer], torch.tensor(schema.centre[name], dtype=torch.float64))
+    for path, spread in _functions_of_scales(half, schema).items():
+        _begin_at(half.layers[path], spread)
+
+
+def _functions_of_scales(half: Half, schema: Schema) -> dict[str, Tensor]:
+    """By layer, the predictor of the spreads of observed columns whose scale is a function."""
+    found = {}
+    for name, draw in half.draws.items():
+        for key in least_scales(draw.node, draw.family, name, schema):
+            slot, spread = draw.slots[key], torch.tensor(schema.spread[name], dtype=torch.float64)
+            if is_table(half.layers[slot.layer]):
+                continue
+            if slot.constraint.name in MATRICES:
+                spread = torch.diag_embed(spread)
+            elif getattr(slot.term, "dim", None) == 1:
+                spread = for_width(spread, 1)
+            found[slot.layer] = slot.constraint.predictor(spread)
+    return found
 
 
 def _as_if_standardised(layer: LinearLayer) -> None:
@@ -72,10 +91,10 @@ def _unit(draw: Draw, key: str, schema: Schema) -> Tensor | float:
     return APART
 
 
-def _at_means(layer: nn.Module, means: Tensor) -> None:
-    """Add the means to the intercept, where the layer has one of their width."""
+def _begin_at(layer: nn.Module, means: Tensor) -> None:
+    """Add what a predictor is to be at first to the intercept, where the layer has one of that width."""
     if isinstance(layer, SumLayer):
-        _at_means(layer.terms[0], means)
+        _begin_at(layer.terms[0], means)
         return
     if isinstance(layer, ConvDecoder):
         layer.begin_at(means)
@@ -85,5 +104,7 @@ def _at_means(layer: nn.Module, means: Tensor) -> None:
         intercept = layer.bias
     elif isinstance(layer, MLPLayer) and 0 < len(layer.biases) == len(layer.weights):
         intercept = layer.biases[-1]
+    elif isinstance(layer, Table) and not layer.contrast and not layer.ordered:
+        intercept = layer.table
     if intercept is not None and intercept.shape[-1] == len(means):
         intercept += means

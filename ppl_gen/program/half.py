@@ -17,6 +17,7 @@ from ppl_gen.errors import SpecError
 from ppl_gen.program.constraints import Constraint, constraint
 from ppl_gen.program.convolution import ConvEncoder
 from ppl_gen.program.families import FAMILIES, Family, Sizes
+from ppl_gen.program.floors import is_table, least_scales, raised
 from ppl_gen.program.flows import Transforms
 from ppl_gen.program.layers import MLPLayer, build
 from ppl_gen.program.nets import NetLayer as NetLayer  # registers the layer of a Net
@@ -75,7 +76,7 @@ class Half(nn.Module):
     """The declared entries of a model or a guide, compiled.
 
     `layers` holds one module for each parameter ("x:loc") and each named term ("h:"): a name used twice is one
-    module (rule 7).
+    module (rule 7). `floors` holds the least scales ("x:scale") of observed nodes whose scale is a function.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Half(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleDict()
+        self.floors = nn.Module()
         self.terms = {name: entry for name, entry in entries.items() if isinstance(entry, Term)}
         self.draws: dict[str, Draw] = {}
         self._targets: dict[str, Target] = {}
@@ -116,8 +118,13 @@ class Half(nn.Module):
     def working(self, name: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """A node's parameters as its distribution takes them, (*batch, *axes)."""
         self._fill(values)
-        slots = self.draws[name].slots
-        return {key: slot.constraint.working(self.layers[slot.layer](values)) for key, slot in slots.items()}
+        found = {}
+        for key, slot in self.draws[name].slots.items():
+            found[key] = slot.constraint.working(self.layers[slot.layer](values))
+            least = getattr(self.floors, f"{name}:{key}", None)
+            if least is not None:
+                found[key] = raised(found[key], least, slot.constraint.name)
+        return found
 
     def parent(self, name: str) -> Parent:
         """How the value of a name enters tables and functions."""
@@ -166,6 +173,9 @@ class Half(nn.Module):
     def _draw(self, name: str, node: Node, schema: Schema) -> Draw:
         family, sizes = FAMILIES[node.family], settled_sizes(name, node, schema)
         slots = {key: self._slot(name, node, key, term, family, sizes) for key, term in node.terms().items()}
+        for key, least in least_scales(node, family, name, schema).items():
+            if not is_table(self.layers[slots[key].layer]):
+                self.floors.register_buffer(f"{name}:{key}", least)
         if isinstance(node, Flow):
             check_flow(node, sizes.width)
             self.layers[f"{name}:transforms"] = Transforms(node, sizes.width)

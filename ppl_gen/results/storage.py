@@ -234,7 +234,8 @@ def _assemble(home: Path, record: Mapping[str, Any], trust: bool, nets: Mapping[
         raise
     program = program.to(dtype=DTYPES[record["dtype"]])
     try:
-        program.load_state_dict(read_tensors(read(home / PARAMETERS)))
+        floors = program.generative.floors.state_dict(prefix="generative.floors.")  # older files have none
+        program.load_state_dict(floors | read_tensors(read(home / PARAMETERS)))
     except (SafetensorError, RuntimeError) as error:
         raise FitError(f"{home / PARAMETERS}: does not hold this model's parameters: {error}") from error
     modes = tuple(

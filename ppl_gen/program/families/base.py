@@ -215,6 +215,7 @@ class Family(ABC):
     joint: ClassVar[bool] = False  # whether `maximise` is only for parameters all learned on one table
     # By parameter, the priors under which the M-step stays closed (`families.conjugate`).
     conjugate: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    variance_floor: ClassVar[float] = 1e-8  # of a column's variance: the least that a fit may give it
     joined: ClassVar[bool] = False  # whether a row's cells depend on one another given the parents
 
     def axes(self, parameter: str, sizes: Sizes) -> tuple[int, ...]:

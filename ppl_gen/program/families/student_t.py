@@ -173,6 +173,7 @@ class StudentTFamily(Family):
 
     reparameterised = True
     adaptive = True
+    variance_floor = Family.variance_floor * FINER_FLOOR
 
     def distribution(self, working: Mapping[str, Tensor], sizes: Sizes) -> StudentTVector:
         """Independent cells."""
