@@ -171,7 +171,9 @@ def conclude(program: Program, table: Table, run: Run, algorithm: Algorithm, see
     if isinstance(algorithm, EM | StepwiseEM) and run.history:  # the exact posterior: the gap of F2 is 0
         elbo = log_likelihood = run.history[-1] - float(program.log_prior().detach())
     else:
-        elbo, log_likelihood = bound_and_likelihood(program, run.state, table, seed)
+        elbo, log_likelihood, notes = bound_and_likelihood(program, run.state, table, seed)
+        warn(*notes)
+        run = replace(run, notes=(*run.notes, *notes))
     return Fit(
         program=program,
         run=run,

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ppl_gen.declare.nodes import MultivariateNormal, Normal
-from ppl_gen.infer.enumeration import State
 from ppl_gen.program.half import Draw, Slot
 from ppl_gen.program.layers import Constant, LinearLayer, SumLayer, Table
 from ppl_gen.program.program import Program
@@ -114,18 +112,6 @@ class Joint:
         )
         covariance = spread @ self.noise @ spread.mT
         return spread @ self.coefficients[:, M:], (covariance + covariance.mT) / 2
-
-    def in_units(self, centre: Tensor, unit: Tensor) -> Joint:
-        """The same law, variables and regressors as (p − centre)/unit: (M + R,) each, 0 and 1 of the constant."""
-        M = len(self.noise)
-        own = unit[:M]
-        coefficients = self.coefficients * unit / own[:, None]
-        shifted = coefficients[:, -1] + (self.coefficients @ centre - centre[:M]) / own
-        return Joint(torch.cat([coefficients[:, :-1], shifted[:, None]], 1), self.noise / own / own[:, None])
-
-    def out_of_units(self, centre: Tensor, unit: Tensor) -> Joint:
-        """The inverse of `in_units`."""
-        return self.in_units(-centre / unit, 1 / unit)
 
 
 def exact(program: Program) -> bool:
@@ -257,48 +243,3 @@ def _noise(program: Program, draw: Draw) -> tuple[str, str, Slot]:
 def state_width(layer: nn.Module) -> int:
     """The dimensions of a table."""
     return int(layer.table.shape[-1])  # type: ignore[index]
-
-
-def joint_of(system: System, state: State) -> Joint:
-    """The numbers of a state in the data's own units: float64, on the CPU, differentiable."""
-
-    def read(path: str) -> Tensor:
-        return state[path].double().cpu()
-
-    coefficients = torch.zeros(system.size, system.constant + 1, dtype=torch.float64)
-    blocks: list[Tensor] = []
-    for e in system.equations:
-        for path, places in e.weights:
-            coefficients[e.own, list(places)] = read(path)
-        for path in e.biases:
-            coefficients[e.own, system.constant] = coefficients[e.own, system.constant] + read(path)
-        working = e.slot.constraint.working(read(e.spread))
-        matrix = e.slot.constraint.name in ("covariance", "lower_cholesky")
-        if matrix:
-            blocks.append(working @ working.mT)
-        else:
-            blocks.append(torch.diag(working.expand(e.width) ** 2))
-    return Joint(coefficients, torch.block_diag(*blocks))
-
-
-def written(system: System, joint: Joint, state: State) -> State:
-    """A state with these numbers in it; what is not learned stays as it is."""
-    found = dict(state)
-
-    def put(path: str, value: Tensor) -> None:
-        found[path] = value.reshape(state[path].shape).to(state[path])
-
-    for e in system.equations:
-        for path, places in e.weights:
-            put(path, joint.coefficients[e.own, list(places)])
-        if e.learned is not None:
-            others = [state[path].double().cpu() for path in e.biases if path != e.learned]
-            rest = sum(others, torch.zeros(e.width, dtype=torch.float64))
-            put(e.learned, joint.coefficients[e.own, system.constant] - rest)
-        block: Any = joint.noise[e.own, e.own]
-        if e.noise == "full":
-            put(e.spread, e.slot.constraint.predictor(torch.linalg.cholesky(block)))
-        elif e.noise != "fixed":
-            scale = block.diagonal().sqrt()
-            put(e.spread, e.slot.constraint.predictor(scale if e.noise == "each" else scale[:1]))
-    return found

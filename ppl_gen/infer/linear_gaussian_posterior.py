@@ -12,8 +12,10 @@ from torch import Tensor
 
 from ppl_gen.data.stream import blocks_of
 from ppl_gen.data.table import Table
+from ppl_gen.errors import FitError
 from ppl_gen.infer.enumeration import Rows, State
-from ppl_gen.infer.linear_gaussian import Joint, System, joint_of, system_of
+from ppl_gen.infer.linear_gaussian import Joint, System, system_of
+from ppl_gen.infer.linear_gaussian_numbers import joint_of
 from ppl_gen.infer.linear_gaussian_rows import Units, side_by_side
 from ppl_gen.program.constraints import pack_tril
 from ppl_gen.program.layers import LinearLayer
@@ -21,6 +23,10 @@ from ppl_gen.program.marks import seen_key
 from ppl_gen.program.program import Program
 
 ROWS = 16_384  # at a time
+
+
+class NoClosedFormError(FitError):
+    """The covariance of the observed columns cannot be factored in float64, so far are the parameters from them."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,13 @@ def posteriors(program: Program, state: State, rows: Rows) -> Iterator[Posterior
         state: its parameters.
         rows: as `Program.tensors` gives them; "x.seen" marks seen cells.
 
+    Raises:
+        NoClosedFormError: the parameters' covariance of the columns cannot be factored; it names a column.
+
     """
     system = system_of(program)
     units = Units.of(system, program.schema)
-    joint = joint_of(system, state).in_units(units.centre, units.unit)
+    joint = joint_of(system, state, units)
     mean, covariance = joint.moments()
     observed, M = system.places(system.observed), system.size
     arrays = {name: rows[name].detach().cpu().numpy() for name in rows if "." not in name}
@@ -66,7 +75,9 @@ def posteriors(program: Program, state: State, rows: Rows) -> Iterator[Posterior
         own = torch.nonzero(inverse == i).flatten()
         cells = observed[torch.nonzero(pattern).flatten()]
         x, fixed = values[own][:, pattern > 0], given[own] @ mean.mT  # (n, d), (n, M)
-        factor = torch.linalg.cholesky(covariance[cells[:, None], cells])
+        factor, failed = torch.linalg.cholesky_ex(covariance[cells[:, None], cells])
+        if bool(failed) or not bool(factor.isfinite().all()):
+            raise _out_of_reach(program, system, covariance)
         rest = torch.linalg.solve_triangular(factor, (x - fixed[:, cells]).mT, upper=False)  # (d, n)
         across = torch.linalg.solve_triangular(factor, covariance[cells], upper=False)  # (d, M)
         log_density = -0.5 * (rest**2).sum(0) - factor.diagonal().log().sum() - logs[cells].sum()
@@ -81,6 +92,27 @@ def posteriors(program: Program, state: State, rows: Rows) -> Iterator[Posterior
             middle * unit + centre,
             left * unknown * unknown[:, None] * unit * unit[:, None],
         )
+
+
+def _out_of_reach(program: Program, system: System, covariance: Tensor) -> NoClosedFormError:
+    """What is wrong with a covariance, in units, that cannot be factored: the column it says most of."""
+    schema, observed = program.schema, system.places(system.observed)
+    columns = [(name, column) for name in system.observed for column in schema.columns[name]]
+    spreads = [sd for name in system.observed for sd in schema.spread[name]]
+    ratio = covariance.detach().diagonal()[observed].sqrt()
+    off = ratio.log().abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    worst = int(off.argmax())
+    name, column = columns[worst]
+    beside = (
+        f"{float(ratio[worst]):.3g} times"
+        if bool(ratio[worst].isfinite())
+        else "beyond floating point beside"
+    )
+    return NoClosedFormError(
+        "log p(x) has no closed form at these parameters that float64 could hold: the standard deviation they give "
+        f"column {column!r} of {name!r} is {beside} the one it has ({spreads[worst]:.4g}). Centre and scale the "
+        "columns, or let EM fit them"
+    )
 
 
 def log_densities(program: Program, state: State, rows: Rows) -> Tensor:

@@ -11,8 +11,9 @@ from ppl_gen.data.table import Table
 from ppl_gen.errors import FitError
 from ppl_gen.infer.algorithms import EM
 from ppl_gen.infer.enumeration import State
-from ppl_gen.infer.linear_gaussian import Joint, System, joint_of, system_of, written
+from ppl_gen.infer.linear_gaussian import Joint, System, system_of
 from ppl_gen.infer.linear_gaussian_em import expectation, rotated, step
+from ppl_gen.infer.linear_gaussian_numbers import joint_of, written
 from ppl_gen.infer.linear_gaussian_points import LEAST, Loadings, Points
 from ppl_gen.infer.linear_gaussian_posterior import with_guide
 from ppl_gen.infer.linear_gaussian_rows import Moments, Units, constant_columns, moments_of
@@ -49,7 +50,7 @@ def run_linear_gaussian(program: Program, table: Table, algorithm: EM, given: St
     with torch.no_grad(), interruptible() as interrupt:
         moments = moments_of(system, table, units)
         original = {path: value.clone() for path, value in program.state_dict().items()}
-        start = joint_of(system, given or original).in_units(units.centre, units.unit)
+        start = joint_of(system, given or original, units)
         if not bool(torch.isfinite(moments.squares).all()) or moments.total <= 0:
             raise FitError("the rows have no finite second moments to fit")
         loadings = None if Loadings.obstacle(system, start, moments) else Loadings(system, start, moments)
@@ -61,7 +62,7 @@ def run_linear_gaussian(program: Program, table: Table, algorithm: EM, given: St
         best = climb.point
         joint, turned = rotated(system, points.joint(best))
         offset = moments.log_units(units.unit[system.places(system.observed)])
-        state = written(system, joint.out_of_units(units.centre, units.unit), original)
+        state = written(system, joint, original, units)
         state = with_guide(program, system, state, joint, units)
     floored, notes = _edges(system, points, best, table)
     status = Status.BOUNDARY if climb.status is Status.CONVERGED and floored else climb.status

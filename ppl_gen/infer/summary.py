@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -23,22 +25,41 @@ DRAWS = 64  # importance draws a row for log p(x), and draws of the ELBO
 ESTIMATED_ROWS = 10_000  # rows beyond which log p(x) is estimated on a sample of them
 
 
-def bound_and_likelihood(program: Program, state: State, table: Table, seed: int) -> tuple[float, float]:
-    """(ELBO, log-likelihood), both in nats summed over rows, each as often as its weight says.
+class Summed(NamedTuple):
+    """What a run ended with, in nats summed over rows.
+
+    Args:
+        elbo: the bound.
+        log_likelihood: at least the bound, but for the noise of estimates.
+        notes: what could not be computed, and why, each a sentence.
+
+    """
+
+    elbo: float
+    log_likelihood: float
+    notes: tuple[str, ...] = ()
+
+
+def bound_and_likelihood(program: Program, state: State, table: Table, seed: int) -> Summed:
+    """ELBO and log-likelihood, both in nats summed over rows, each as often as its weight says.
 
     With discrete latents alone both are Σ_d log p(x_d): the posterior is exact and the gap of F2 is 0. With
     continuous ones the ELBO is the mean over draws and the log-likelihood an importance-weighted estimate (E3),
-    exact where they are linear-Gaussian (E1). What is estimated, a streamed table's sample stands for all rows.
+    exact where they are linear-Gaussian (E1) and float64 can hold it. What is estimated, a streamed table's sample
+    stands for all rows.
     """
     if not program.continuous:
         with pyro_scope(), torch.no_grad():
             total = _over_all(program, table, partial(log_marginal, program, state))
-        return total, total
-    exact = None
+        return Summed(total, total)
+    exact, notes = None, []
     if linear_gaussian.exact(program):
-        with torch.no_grad():
-            densities = partial(linear_gaussian_posterior.log_densities, program, state)
-            exact = _over_all(program, table, densities)
+        densities = partial(linear_gaussian_posterior.log_densities, program, state)
+        try:
+            with torch.no_grad():
+                exact = _over_all(program, table, densities)
+        except linear_gaussian_posterior.NoClosedFormError as reason:
+            notes.append(f"{reason}. The log-likelihood is an importance-weighted estimate")
     few = held(table)
     tensors, picked = program.tensors(few.arrays, table.holes), None
     if few.n_units > ESTIMATED_ROWS:
@@ -51,10 +72,23 @@ def bound_and_likelihood(program: Program, state: State, table: Table, seed: int
     if isinstance(table, StreamedTable):
         share = table.total / float(counts.sum())
     bound = share * float(bounds @ counts)
+    if math.isnan(bound):
+        notes.append(_no_number("the ELBO", bounds))
     if exact is not None:
-        return bound, exact
+        return Summed(bound, exact, tuple(notes))
     values, _ = importance_log_likelihood(program, state, tensors, draws=DRAWS, seed=seed)
-    return bound, share * float(values.double().cpu() @ counts)
+    estimate = share * float(values.double().cpu() @ counts)
+    if math.isnan(estimate):
+        notes.append(_no_number("the log-likelihood", values))
+    return Summed(bound, estimate, tuple(notes))
+
+
+def _no_number(what: str, values: torch.Tensor) -> str:
+    """Why a sum over rows is withheld."""
+    return (
+        f"{what} is no number: in {int(values.isnan().sum())} of {len(values)} rows its terms are beyond "
+        "floating point at these parameters. Centre and scale the columns, or lower the learning rate"
+    )
 
 
 def _over_all(program: Program, table: Table, densities: Callable[[Rows], torch.Tensor]) -> float:

@@ -53,6 +53,20 @@ def implied(result) -> tuple[np.ndarray, np.ndarray]:
     return own["loc"]["bias"], W @ W.T + np.diag(np.broadcast_to(own["scale"] ** 2, len(W)))
 
 
+@pytest.mark.parametrize("declared", [factor_analysis, probabilistic_pca])
+@pytest.mark.parametrize("unit", [1e200, 1e-200], ids=str)
+def test_units_of_1e200_scale_the_parameters_and_shift_the_densities(declared, unit):
+    x, _, _ = drawn()
+    home, away = fit(declared(2), {"x": x}), fit(declared(2), {"x": x * unit})
+    own, other = home.parameters["x"], away.parameters["x"]
+    np.testing.assert_allclose(other["scale"] / unit, own["scale"], rtol=1e-6)
+    for key in ("weight", "bias"):
+        np.testing.assert_allclose(other["loc"][key] / unit, own["loc"][key], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(
+        away.score_samples({"x": x * unit}) + 6 * np.log(unit), home.score_samples({"x": x}), atol=1e-6
+    )
+
+
 @pytest.mark.parametrize(("x", "q"), [(WINE, 2), (CANCER, 3)], ids=["wine", "breast cancer"])
 def test_factor_analysis_reaches_scikit_learns_maximum_and_gives_its_scores(x, q):
     result = fit(factor_analysis(q), {"x": x})
