@@ -19,7 +19,9 @@ from ppl_gen.errors import DataError
 Weights = NDArray[np.float64]
 
 
-def from_frame(frame: nw.DataFrame[Any], name: str, spec: Spec) -> tuple[nw.DataFrame[Any], Raw]:
+def from_frame(
+    frame: nw.DataFrame[Any], name: str, spec: Spec | None = None
+) -> tuple[nw.DataFrame[Any], Raw]:
     """A frame without its column of weights, and that column.
 
     Raises:
@@ -32,7 +34,7 @@ def from_frame(frame: nw.DataFrame[Any], name: str, spec: Spec) -> tuple[nw.Data
     return frame[:, others], frame_columns(frame, {name: header[name]})
 
 
-def from_mapping(data: Mapping[Any, Any], name: str, spec: Spec) -> tuple[dict[Any, Any], Raw]:
+def from_mapping(data: Mapping[Any, Any], name: str, spec: Spec | None = None) -> tuple[dict[Any, Any], Raw]:
     """A dictionary without its entry of weights, and that entry.
 
     Raises:
@@ -93,11 +95,13 @@ def each_checked(raw: Raw, what: str, n_rows: int) -> Weights:
     return cells
 
 
-def _its_own(name: str, there: list[str], spec: Spec) -> None:
+def _its_own(name: str, there: list[str], spec: Spec | None) -> None:
     if name not in there:
         raise DataError(
             f"the data lack the column of weights {name!r}; they have {listed(there)}{nearest(name, there)}"
         )
+    if spec is None:
+        return
     owner = next((node for node, own in (spec.columns or {}).items() if name in own), None)
     if owner is None and name in spec.nodes:
         owner = name

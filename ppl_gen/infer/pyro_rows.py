@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_gen.data.raw import raw_entry
-from ppl_gen.data.weights import checked
+from ppl_gen.data.raw import Raw, raw_entry
+from ppl_gen.data.weights import checked, from_frame, from_mapping
 from ppl_gen.errors import DataError
 from ppl_gen.infer.ascent import WEIGHTS, Rows
 
@@ -57,19 +58,23 @@ def own_rows(
     """Read a user's rows.
 
     Args:
-        data: one array, which becomes "x", or a dictionary of arrays or tensors of N rows each.
-        weights: how often each row counts, N numbers from 0; None: once.
+        data: one array or frame, which becomes "x", or a dictionary of arrays or tensors of N rows each.
+        weights: how often each row counts: N numbers from 0, or the name of an entry or column of the data, which
+            the functions then do not see; None: once.
         dtype: what real numbers become; whole numbers and truth values stay what they are.
         device: where the tensors go.
 
     Raises:
-        DataError: numbers of rows differ, a cell is not finite, or something holds no numbers.
+        DataError: numbers of rows differ, a cell is not finite, something holds no numbers, or nothing has the name
+            of the weights.
 
     Example:
         >>> own_rows({"x": [[0.0, 1.0]], "label": [3]}).tensors["label"].dtype
         torch.int64
 
     """
+    what = weights if isinstance(weights, str) else "weights"
+    data, raw = _parted(data, weights)
     entries = dict(data) if isinstance(data, Mapping) else {ONLY: data}
     if not entries or not all(isinstance(name, str) and "." not in name for name in entries):
         raise DataError(
@@ -80,8 +85,25 @@ def own_rows(
     if len({*counts.values()}) > 1:
         raise DataError(f"the data have different numbers of rows: {counts}; each needs one for every row")
     n = next(iter(counts.values()))
-    own = None if weights is None else checked(raw_entry("weights", weights, dim=None), "weights", n)
-    return OwnRows(tensors, own)
+    return OwnRows(tensors, None if raw is None else checked(raw, what, n))
+
+
+def _parted(data: Any, weights: Any) -> tuple[Any, Raw | None]:
+    """The rows without what holds their weights, and the weights."""
+    if weights is None:
+        return data, None
+    if not isinstance(weights, str):
+        return data, raw_entry("weights", weights, dim=None)
+    if isinstance(data, Mapping):
+        return from_mapping(data, weights)
+    frame = nw.from_native(data, eager_only=True, pass_through=True)
+    if not isinstance(frame, nw.DataFrame):
+        raise DataError(
+            f"weights={weights!r} names an entry of a dictionary or a column of a frame, and the rows are an array "
+            "without names: give the weights as numbers"
+        )
+    rest, raw = from_frame(frame, weights)
+    return rest.to_numpy(), raw
 
 
 def _tensor(name: str, value: Any, dtype: torch.dtype) -> Tensor:

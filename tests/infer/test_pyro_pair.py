@@ -6,6 +6,7 @@ import math
 import re
 
 import numpy as np
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -299,6 +300,22 @@ def test_weights_count_as_repeated_rows_do():
     repeated = fit_pyro(mixture, nothing, np.repeat(X[:40, :2], times, 0), algorithm, dtype=torch.float64)
     assert counted.n_units == repeated.n_units == times.sum()
     assert counted.log_likelihood == pytest.approx(repeated.log_likelihood, rel=1e-9)
+
+
+@pytest.mark.parametrize("form", ["dictionary", "frame"])
+def test_weights_may_be_a_column_by_name_which_the_functions_do_not_see(form):
+    times, algorithm = R.integers(1, 4, size=40), SVI(epochs=3)
+    columns = {f"c{i}": X[:40, i] for i in range(2)} | {"times": times}
+    data = {"x": X[:40, :2], "times": times} if form == "dictionary" else pd.DataFrame(columns)
+    named = fit_pyro(mixture, nothing, data, algorithm, weights="times", dtype=torch.float64)
+    beside = fit_pyro(mixture, nothing, X[:40, :2], algorithm, weights=times, dtype=torch.float64)
+    assert named.n_units == times.sum()
+    assert list(named.history) == list(beside.history)
+    with pytest.raises(DataError, match=r"lack the column of weights 'time'; they have .* 'times'"):
+        fit_pyro(mixture, nothing, data, algorithm, weights="time")
+    with pytest.raises(DataError, match="an array without names"):
+        fit_pyro(mixture, nothing, X, algorithm, weights="times")
+    assert set(own_rows({"x": X[:3], "times": [1, 0, 2]}, weights="times").tensors) == {"x"}
 
 
 def test_densities_come_nearer_to_the_exact_ones_than_the_bound():
