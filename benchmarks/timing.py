@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -80,17 +81,26 @@ def compare(
 
 
 def measured(python: str, script: str, arguments: Sequence[str]) -> list[str]:
-    """The words of the last line that a process of its own printed."""
+    """The words of the last line that a process of its own printed.
+
+    It runs on as many processors as it has threads: XLA starts a thread for each, whatever the variables say.
+    """
     count = arguments[list(arguments).index("--threads") + 1]
     run = subprocess.run(
         [python, script, *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": count},
+        preexec_fn=partial(_confined, int(count)),
     )
     if run.returncode:
         raise SystemExit(f"{' '.join(run.args)} failed:\n{run.stderr}")
     return run.stdout.strip().splitlines()[-1].split()
+
+
+def _confined(count: int) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
 def ratios(best: dict[str, float]) -> None:
