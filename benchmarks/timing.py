@@ -77,6 +77,10 @@ def compare(
         spread = f"{min(values):.4g} to {max(values):.4g}"
         print(f"{name:24} {count} thread(s)  median {statistics.median(values):.4g} s  ({spread})")
     medians = {key: statistics.median(values) for key, values in taken.items()}
+    for n in options.thread_counts if len(options.thread_counts) > 1 else ():
+        print(f"{n} thread(s) each:")
+        ratios({name: medians[name, n] for name in options.sides})
+    print("each at its faster count:")
     return {name: min(medians[name, n] for n in options.thread_counts) for name in options.sides}, said
 
 

@@ -128,8 +128,8 @@ class SVI:
             the same draws each time, it is what `patience` watches, and the parameters of the best epoch are kept.
             Without it `patience` keeps those of the epoch at which the mean of the last `window` was highest.
 
-    Learned scales of observed real columns stay at or above 1e-4 of the column's spread (1e-10 of Student-t's), since
-    a density has no upper bound without a floor; `fit.run.floored` and a note name the columns that end there.
+    Learned scales of observed real columns stay at or above 1e-4 of the column's spread (1e-10 of Student-t's): a
+    density has no upper bound without a floor. `fit.run.floored` and a note name the columns that end there.
 
     Raises FitError for a value outside its range. Reference: Kingma & Welling (2014).
 
