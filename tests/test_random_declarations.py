@@ -161,7 +161,18 @@ class ByHand:
         if isinstance(term, Value):
             return self.numbers(term, path, onto)
         u = self.predictor(term, path, table, True)
-        return onto(u) if constraint in OWN else u
+        natural = np.atleast_1d(onto(u) if constraint in OWN else u)
+        least = self.least(name, node, term) if key == "scale" else None
+        if least is None:
+            return natural
+        # A scale for all columns is held by their root mean square.
+        return np.maximum(natural, least if len(natural) > 1 else np.sqrt(np.mean(least**2)))
+
+    def least(self, name, node, term):
+        """What a function's value for an observed real column's scale is held at; a fit holds tables itself."""
+        if node.support != "real" or isinstance(term, Value | Free) or (isinstance(term, By) and not term.ordered):
+            return None
+        return (1e-10 if isinstance(node, StudentT) else 1e-4) * np.array(self.schema.spread[name])
 
     def log_odds(self, name, node):
         key = "probs" if node.probs is not None else "logits"
@@ -216,7 +227,9 @@ class ByHand:
         matrix = np.zeros((D, D))
         for value, (i, j) in zip(given, np.transpose(np.tril_indices(D)), strict=True):
             matrix[i, j] = np.exp(value) if i == j else value
-        return matrix
+        term = node.terms()[key]
+        least = self.least(name, node, self.spec.model[term.name] if isinstance(term, Name) else term)
+        return matrix if least is None else np.where(np.eye(D), np.maximum(matrix, least), matrix)
 
     def seen_part(self, name, node):
         """The seen values, and location and scale matrix of their margin; None where nothing is seen."""
@@ -518,7 +531,7 @@ def schema_of(spec, rows):
             name: tuple(f"{name}[{j}]" for j in range(node.width or 1)) for name, node in spec.nodes.items()
         },
         centre={name: tuple(rows[name].mean(0)) for name in numeric},
-        spread={name: tuple(rows[name].std(0)) for name in numeric},
+        spread={name: tuple(np.where(rows[name].std(0) > 0, rows[name].std(0), 1.0)) for name in numeric},
     )
 
 
