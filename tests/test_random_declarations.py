@@ -170,7 +170,11 @@ class ByHand:
 
     def least(self, name, node, term):
         """What a function's value for an observed real column's scale is held at; a fit holds tables itself."""
-        if node.support != "real" or isinstance(term, Value | Free) or (isinstance(term, By) and not term.ordered):
+        if (
+            node.support != "real"
+            or isinstance(term, Value | Free)
+            or (isinstance(term, By) and not term.ordered)
+        ):
             return None
         return (1e-10 if isinstance(node, StudentT) else 1e-4) * np.array(self.schema.spread[name])
 

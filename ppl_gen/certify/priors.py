@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 from scipy.special import gammaln, xlogy
 
 from ppl_gen.certify.evaluate import LEAST_PROBABILITY, Evaluation
@@ -16,15 +16,15 @@ from ppl_gen.declare.priors import Dirichlet, InverseGamma, InverseWishart, Prio
 from ppl_gen.declare.terms import MLP, By, Free, Linear, Name, Sum, Term
 
 DENSITIES: dict[str, Callable[..., Array]] = {
-    "Normal": lambda x, p: stats.norm(p.loc, p.scale).logpdf(x),
-    "StudentT": lambda x, p: stats.t(p.df, p.loc, p.scale).logpdf(x),
-    "LogNormal": lambda x, p: stats.lognorm(p.scale, scale=np.exp(p.loc)).logpdf(x),
-    "Gamma": lambda x, p: stats.gamma(p.concentration, scale=1 / np.asarray(p.rate)).logpdf(x),
-    "Exponential": lambda x, p: stats.expon(scale=1 / np.asarray(p.rate)).logpdf(x),
-    "HalfNormal": lambda x, p: stats.halfnorm(scale=p.scale).logpdf(x),
-    "HalfCauchy": lambda x, p: stats.halfcauchy(scale=p.scale).logpdf(x),
-    "InverseGamma": lambda x, p: stats.invgamma(p.concentration, scale=p.rate).logpdf(x),
-    "Beta": lambda x, p: stats.beta(p.concentration1, p.concentration0).logpdf(x),
+    "Normal": lambda x, p: scipy.stats.norm(p.loc, p.scale).logpdf(x),
+    "StudentT": lambda x, p: scipy.stats.t(p.df, p.loc, p.scale).logpdf(x),
+    "LogNormal": lambda x, p: scipy.stats.lognorm(p.scale, scale=np.exp(p.loc)).logpdf(x),
+    "Gamma": lambda x, p: scipy.stats.gamma(p.concentration, scale=1 / np.asarray(p.rate)).logpdf(x),
+    "Exponential": lambda x, p: scipy.stats.expon(scale=1 / np.asarray(p.rate)).logpdf(x),
+    "HalfNormal": lambda x, p: scipy.stats.halfnorm(scale=p.scale).logpdf(x),
+    "HalfCauchy": lambda x, p: scipy.stats.halfcauchy(scale=p.scale).logpdf(x),
+    "InverseGamma": lambda x, p: scipy.stats.invgamma(p.concentration, scale=p.rate).logpdf(x),
+    "Beta": lambda x, p: scipy.stats.beta(p.concentration1, p.concentration0).logpdf(x),
 }
 
 
@@ -100,7 +100,7 @@ def _log_density(model: Evaluation, found: Found) -> float:
     if isinstance(prior, InverseWishart):
         D = values.shape[-1]
         scale = np.asarray(prior.scale) * np.eye(D) if np.ndim(prior.scale) == 0 else np.asarray(prior.scale)
-        law = stats.invwishart(prior.df, scale)
+        law = scipy.stats.invwishart(prior.df, scale)
         return float(sum(law.logpdf(matrix) for matrix in values.reshape(-1, D, D)))
     whole = not found.part and not isinstance(found.term, Linear)
     if isinstance(prior, InverseGamma) and found.key == "scale" and whole:

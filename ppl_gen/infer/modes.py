@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ppl_gen.infer import gates
@@ -57,7 +57,7 @@ def aligned(program: Program, like: State, state: State) -> State:
         for name in names:
             one, other = by_class(half, like, name), by_class(half, state, name)
             cost = ((one.unsqueeze(1) - other.unsqueeze(0)) ** 2).sum(-1)  # (K, K)
-            _, order = linear_sum_assignment(cost.double().cpu().numpy())
+            _, order = scipy.optimize.linear_sum_assignment(cost.double().cpu().numpy())
             state = permuted(half, state, name, torch.as_tensor(order))
     return state
 

@@ -82,20 +82,24 @@ class Schedule:
 
     Args:
         algorithm: names the schedule, or gives a function from an optimiser to a scheduler.
-        optimiser: whose rate it is; None: one of its own, of which only the rate is read.
+        optimiser: whose rate it is; None: one of its own where there is a schedule, of which only the rate is read.
 
     """
 
     def __init__(self, algorithm: SVI, optimiser: torch.optim.Optimizer | None = None) -> None:
-        self._optimiser = optimiser or torch.optim.SGD([torch.zeros(1)], lr=algorithm.learning_rate)
         named = algorithm.schedule
         make = SCHEDULES[named](algorithm.epochs) if isinstance(named, str) else named
-        self._scheduler = None if make is None else self._made(make)
+        self._optimiser, self._scheduler, self._steady = optimiser, None, algorithm.learning_rate
+        if make is not None:  # torch's first optimiser takes its compiler along: most of a second
+            self._optimiser = optimiser or torch.optim.SGD([torch.zeros(1)], lr=algorithm.learning_rate)
+            self._scheduler = self._made(make, self._optimiser)
 
-    def _made(self, make: Callable[..., Any]) -> torch.optim.lr_scheduler.LRScheduler:
+    def _made(
+        self, make: Callable[..., Any], optimiser: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         """What a schedule's function makes, if it is a scheduler."""
         try:
-            found = make(self._optimiser)
+            found = make(optimiser)
         except (TypeError, ValueError, AttributeError, KeyError) as error:
             raise FitError(
                 f"SVI: the schedule's function fails on the optimiser: {error}; {KINDS}"
@@ -107,7 +111,7 @@ class Schedule:
     @property
     def rate(self) -> float:
         """The learning rate now."""
-        return float(self._optimiser.param_groups[0]["lr"])
+        return self._steady if self._optimiser is None else float(self._optimiser.param_groups[0]["lr"])
 
     def step(self, elbo: float) -> None:
         """To the next epoch; a scheduler that watches a loss is told −ELBO."""

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ppl_gen.data.table import Table
@@ -93,7 +93,7 @@ def aligned(program: Program, state: State, table: Table, states: Sequence[State
     for s, own in enumerate(states, start=1):
         for name in latents:
             overlap = each[name][0] @ each[name][s].T  # (K, K)
-            _, order = linear_sum_assignment(-overlap.cpu().numpy())
+            _, order = scipy.optimize.linear_sum_assignment(-overlap.cpu().numpy())
             own = ordering.permuted(program.generative, own, name, torch.as_tensor(order))
         found.append(own)
     return found

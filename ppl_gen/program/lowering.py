@@ -8,7 +8,6 @@ then run, or compiled. Eager, traced and compiled are three ways to run one step
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ from typing import Any, Literal
 import pyro
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule
+from torch.fx import Graph
 
 from ppl_gen.errors import FitError
 from ppl_gen.program.folding import call_directly, fold, writes
 from ppl_gen.program.graphs import split
+from ppl_gen.program.inductor import compile_graph
 from ppl_gen.program.memory import reuse_memory
 from ppl_gen.program.piles import PerThread
 from ppl_gen.program.recorded import Recorded
@@ -257,30 +257,3 @@ def trace(flat_step: Callable[..., list[Tensor]], flat: list[Tensor]) -> Recorde
     devices = [t.device for t in flat if t.is_cuda][:1]
     with pyro_scope(), torch.random.fork_rng(devices=devices):
         return record(flat_step, flat)
-
-
-def compile_graph(recorded: Recorded, flat: list[Tensor]) -> Callable[..., list[Tensor]]:
-    """The graph through inductor, drawing its noise as eager torch does; as it is where that fails.
-
-    Inductor takes the graph itself. `torch.compile` would first let Dynamo find it again, and ask at each call
-    whether its inputs are still of the shapes that `Lowered` keeps a graph for.
-    """
-    from torch import _inductor as inductor  # here and not above: it takes seconds
-
-    module = GraphModule(recorded.held, recorded.graph)
-    devices = [t.device for t in flat if t.is_cuda][:1]
-    try:
-        with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter(
-                "ignore"
-            )  # inductor's own, which would end the compile where warnings are errors
-            compiled = inductor.compile(module, list(flat), options={"fallback_random": True})
-            if not writes(recorded.graph):
-                compiled(*flat)
-    except (
-        Exception
-    ) as error:  # a missing compiler, an unwritable cache: whatever it is, the graph still runs
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        log.warning("inductor failed (%s); the traced step runs instead", reason)
-        return recorded
-    return compiled

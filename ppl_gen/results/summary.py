@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import expit, logit
-from scipy.stats import norm
+from scipy.special import expit, logit, ndtri
 
 from ppl_gen.data.table import Table
 from ppl_gen.errors import FitError
@@ -151,7 +150,7 @@ def interval(estimate: float, error: float, scale: str, level: float) -> tuple[f
         [0.313, 0.687]
 
     """
-    z = float(norm.ppf(0.5 + level / 2))
+    z = float(ndtri(0.5 + level / 2))
     if not math.isfinite(error):
         return math.nan, math.nan
     if error == 0:
