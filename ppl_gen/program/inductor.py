@@ -47,7 +47,7 @@ def compile_graph(recorded: Recorded, flat: list[Tensor]) -> Callable[..., list[
 def _compiled(module: GraphModule, flat: list[Tensor]) -> Callable[..., list[Tensor]]:
     """The module for tensors of these shapes, from the disk where it has been compiled before.
 
-    By itself torch keeps Dynamo's graphs alone. For others it must be asked to, and be given what Dynamo would give:
+    By itself torch keeps Dynamo's graphs alone. For others it must be asked to, and be given what Dynamo gives:
     a mode of tensors without data that knows of shapes. In it, all sizes are numbers.
     """
     from torch import _inductor as inductor  # here and not above: these take seconds
