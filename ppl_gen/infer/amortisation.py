@@ -153,10 +153,12 @@ def _climbed(
             pair = functional_pair(program, state | layout.unflatten(flat))
             return -elbo.per_row(*pair, rows).sum()
 
-        return adam(flat, torch.func.grad(loss)(flat).nan_to_num(0.0, 0.0, 0.0), memory, rate)
+        slope = torch.func.grad(loss)(flat).nan_to_num(0.0, 0.0, 0.0)
+        (moved,), remembered = adam([flat], [slope], memory, rate)
+        return moved, remembered
 
     step, flat = Lowered(downhill, "auto"), layout.flatten(shifts).detach()
-    memory = adam_memory(flat)
+    memory = adam_memory([flat])
     for taken in range(steps):
         rate = flat.new_tensor(RATE / 2 * (1 + math.cos(math.pi * taken / steps)))
         flat, memory = step(flat, memory, rate, state, dict(rows))

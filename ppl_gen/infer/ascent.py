@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from functools import reduce
+from operator import add
 from typing import Any, cast
 
 import torch
@@ -16,7 +18,15 @@ from ppl_gen.infer.algorithms import SVI
 from ppl_gen.infer.centring import Means
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.objective import Objective
-from ppl_gen.infer.optimisers import Layout, Memory, Schedule, TorchOptimiser, adam, adam_memory
+from ppl_gen.infer.optimisers import (
+    Layout,
+    Memory,
+    Schedule,
+    TorchOptimiser,
+    adam,
+    adam_memory,
+    joined,
+)
 from ppl_gen.infer.pair import Pair, as_pair
 from ppl_gen.program.lowering import How, Lowered
 from ppl_gen.program.program import Program
@@ -28,15 +38,16 @@ COMPILE_GAIN = 0.5  # the share of a traced step that compiling it saves, at lea
 WEIGHTS = ".weights"  # the rows' weights among the data, 1 on average
 
 Rows = dict[str, Tensor]
+Blocks = list[Tensor]  # of the parameters, or of what goes with them: see `Layout`
 # "rate", and "beta" where it is not 1: scalars that change on the way; as tensors they add no graph. "least", where
-# some parameters have a floor: as long as all of them.
-Knobs = dict[str, Tensor]
+# some parameters have a floor: the blocks of it.
+Knobs = dict[str, Any]
 
 
 def gradient_step(
     program: Program | Pair, layout: Layout, algorithm: SVI, n_units: int
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """(flat parameters, buffers, rows, knobs, means) → the gradient of −mean bound (F10), and Σ_d w_d LB_d.
+) -> Callable[..., tuple[Blocks, Tensor]]:
+    """(parameters, buffers, rows, knobs, means) → the gradient of −mean bound (F10), and Σ_d w_d LB_d.
 
     The log-density of priors is spread over the N rows: each adds 1/N of it. Parameters are those of `Centring`.
     """
@@ -44,13 +55,13 @@ def gradient_step(
     centring = pair.centring
 
     def step(
-        flat: Tensor, buffers: State, rows: Rows, knobs: Knobs, means: Means | None = None
-    ) -> tuple[Tensor, Tensor]:
+        blocks: Blocks, buffers: State, rows: Rows, knobs: Knobs, means: Means | None = None
+    ) -> tuple[Blocks, Tensor]:
         rows = dict(rows)
         weights = rows.pop(WEIGHTS, None)
 
-        def loss(flat: Tensor) -> tuple[Tensor, Tensor]:
-            state = centring.outside(layout.unflatten(flat), means or {}) | buffers
+        def loss(blocks: Blocks) -> tuple[Tensor, Tensor]:
+            state = centring.outside(layout.of_blocks(blocks), means or {}) | buffers
             with pair.at(state) as halves:
                 climbed, bounds = objective.per_row(*halves, rows, knobs.get("beta"))
             if weights is not None:
@@ -61,41 +72,54 @@ def gradient_step(
                 climbed, bounds = climbed + share, bounds + share
             return -climbed.mean(), bounds.sum()
 
-        gradient, bound = torch.func.grad(loss, has_aux=True)(flat)
+        gradient, bound = torch.func.grad(loss, has_aux=True)(blocks)
         if algorithm.clip_norm is not None:
-            gradient = gradient * (algorithm.clip_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)  # as torch
+            norm = torch.stack([block.norm() for block in gradient]).norm()
+            share = (algorithm.clip_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch
+            gradient = [block * share for block in gradient]
         return gradient, bound
 
     return step
 
 
 def ascent_step(program: Program | Pair, layout: Layout, algorithm: SVI, n_units: int) -> Callable[..., Any]:
-    """One step of Adam: (flat, memory, knobs, buffers, data, index, means) → (flat, memory, Σ_d w_d LB_d).
+    """One step of Adam: (parameters, memory, knobs, buffers, data, index, means) → (both anew, Σ_d w_d LB_d).
 
     A step whose bound or gradient is not finite moves nothing, and its bound comes back as NaN.
     """
     gradient_of = gradient_step(program, layout, algorithm, n_units)
 
     def step(
-        flat: Tensor,
+        blocks: Blocks,
         memory: Memory,
         knobs: Knobs,
         buffers: State,
         data: Rows,
         index: Tensor,
         means: Means | None = None,
-    ) -> tuple[Tensor, Memory, Tensor]:
-        gradient, bound = gradient_of(flat, buffers, picked(data, index), knobs, means)
-        sound = torch.isfinite(bound) & torch.isfinite(gradient.sum())
+    ) -> tuple[Blocks, Memory, Tensor]:
+        gradient, bound = gradient_of(blocks, buffers, picked(data, index), knobs, means)
+        sound = torch.isfinite(bound) & all_finite(gradient)
         if algorithm.weight_decay:
-            gradient = gradient + algorithm.weight_decay * flat
-        moved, remembered = adam(flat, gradient, memory, knobs["rate"])
+            gradient = [g + algorithm.weight_decay * p for g, p in zip(gradient, blocks, strict=True)]
+        moved, remembered = adam(blocks, gradient, memory, knobs["rate"])
         if "least" in knobs:
-            moved = torch.maximum(moved, knobs["least"])
-        kept = {slot: torch.where(sound, new, memory[slot]) for slot, new in remembered.items()}
-        return torch.where(sound, moved, flat), kept, torch.where(sound, bound, math.nan)
+            moved = [torch.maximum(*both) for both in zip(moved, knobs["least"], strict=True)]
+
+        def kept(new: Any, old: Any) -> Any:
+            if isinstance(new, list):
+                return [kept(*both) for both in zip(new, old, strict=True)]
+            return torch.where(sound, new, old)
+
+        unmoved = {slot: kept(new, memory[slot]) for slot, new in remembered.items()}
+        return kept(moved, list(blocks)), unmoved, torch.where(sound, bound, math.nan)
 
     return step
+
+
+def all_finite(blocks: Blocks) -> Tensor:
+    """Whether the sum over all blocks is finite."""
+    return torch.isfinite(reduce(add, (block.sum() for block in blocks)))
 
 
 def picked(data: Rows, index: Tensor) -> Rows:
@@ -129,14 +153,14 @@ class Ascent:
         self.buffers = pair.buffers()
         self.layout = Layout(parameters)
         self.centring = pair.centring
-        self.flat = self.layout.flatten(self.centring.inside(parameters))
-        self.knobs: Knobs = {"rate": self.flat.new_tensor(algorithm.learning_rate)}
+        self.blocks = self.layout.blocks(self.layout.flatten(self.centring.inside(parameters)))
+        self.knobs: Knobs = {"rate": self.blocks[0].new_tensor(algorithm.learning_rate)}
         if algorithm.beta != 1 or algorithm.warm_up:
-            self.knobs["beta"] = self.flat.new_tensor(algorithm.beta)
+            self.knobs["beta"] = self.blocks[0].new_tensor(algorithm.beta)
         least = pair.least()
         if least:
             nowhere = {path: torch.full_like(value, -math.inf) for path, value in parameters.items()}
-            self.knobs["least"] = self.layout.flatten(nowhere | least)
+            self.knobs["least"] = self.layout.blocks(self.layout.flatten(nowhere | least))
         self.n_units = n_units or len(next(iter(data.values())))
         self.own_adam = algorithm.optimizer == "adam"
         self.slowed = 1.0  # what the learning rate counts, after steps that were not finite
@@ -151,10 +175,10 @@ class Ascent:
     def begin(self, history: Iterable[float]) -> None:
         """The optimiser and the schedule anew; the schedule is told of the epochs so far, by their ELBOs."""
         if self.own_adam:
-            self.memory = adam_memory(self.flat)
+            self.memory = adam_memory(self.blocks)
             self.schedule = Schedule(self.algorithm)
         else:
-            self.torch_optimiser = TorchOptimiser(self.algorithm, self.layout, self.flat)
+            self.torch_optimiser = TorchOptimiser(self.algorithm, self.layout, self.blocks)
             self.schedule = Schedule(self.algorithm, self.torch_optimiser.optimiser)
         for elbo in history:
             self.schedule.step(elbo)
@@ -175,27 +199,27 @@ class Ascent:
         data = self.data if data is None else data
         try:
             if self.own_adam:
-                self.flat, self.memory, bound = run(
-                    self.flat, self.memory, self.knobs, self.buffers, data, index, means
+                self.blocks, self.memory, bound = run(
+                    self.blocks, self.memory, self.knobs, self.buffers, data, index, means
                 )
             else:
-                gradient, bound = run(self.flat, self.buffers, picked(data, index), self.knobs, means)
-                if bool(torch.isfinite(bound) & torch.isfinite(gradient.sum())):
+                gradient, bound = run(self.blocks, self.buffers, picked(data, index), self.knobs, means)
+                if bool(torch.isfinite(bound) & all_finite(gradient)):
                     self._move(gradient)
                 else:
                     bound = bound.new_full((), math.nan)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            return self.flat.new_full((), math.nan)
+            return self.blocks[0].new_full((), math.nan)
         self._consider_compiling()
         return bound
 
-    def _move(self, gradient: Tensor) -> None:
+    def _move(self, gradient: Blocks) -> None:
         """A torch optimiser's step, at the slowed rate: its own, as its schedule knows it, is put back."""
         groups = self.torch_optimiser.optimiser.param_groups
         rates = [group["lr"] for group in groups]
         for group in groups if self.slowed != 1 else ():
             group["lr"] = group["lr"] * self.slowed
-        self.flat = self.torch_optimiser(gradient, self.knobs.get("least"))
+        self.blocks = self.torch_optimiser(gradient, self.knobs.get("least"))
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
 
@@ -228,23 +252,27 @@ class Ascent:
 
     def point(self) -> dict[str, Any]:
         """Parameters and the optimiser's memory, for `return_to`; later steps leave it as it is."""
-        memory: Any = self.memory if self.own_adam else None
-        if memory is None:
+        if self.own_adam:
+            means = {slot: joined(self.memory[slot]) for slot in ("mean", "square")}
+            memory: Any = self.memory | means
+        else:
             memory = deepcopy(self.torch_optimiser.optimiser.state_dict())
-        return {"flat": self.flat, "memory": memory}
+        return {"flat": joined(self.blocks), "memory": memory}
 
     def return_to(self, point: dict[str, Any], history: Iterable[float]) -> None:
         """Parameters and the optimiser's memory as they were, `history` being that of the epochs before."""
-        self.flat = point["flat"].to(self.flat)
+        like, blocks = self.blocks[0], self.layout.blocks
+        self.blocks = blocks(point["flat"].to(like))
         self.begin(history)
         if self.own_adam:
-            self.memory = {slot: value.to(self.flat) for slot, value in point["memory"].items()}
+            self.memory = {slot: value.to(like) for slot, value in point["memory"].items()}
+            self.memory |= {slot: blocks(self.memory[slot]) for slot in ("mean", "square")}
         else:
             self.torch_optimiser.optimiser.load_state_dict(deepcopy(point["memory"]))
 
     def state(self) -> State:
         """Parameters and buffers."""
-        inside = self.layout.unflatten(self.flat)
+        inside = self.layout.of_blocks(self.blocks)
         return self.centring.outside(inside, self.centring.means) | self.buffers
 
     def _consider_compiling(self) -> None:

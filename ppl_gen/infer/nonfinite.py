@@ -114,11 +114,11 @@ def _gradient(ascent: Ascent, pair: Pair, rows: Rows, algorithm: SVI) -> str:
     step = gradient_step(pair, ascent.layout, algorithm, ascent.n_units)
     try:
         with pyro_scope():
-            gradient, _ = step(ascent.flat, ascent.buffers, rows, ascent.knobs, ascent.centring.means)
+            gradient, _ = step(ascent.blocks, ascent.buffers, rows, ascent.knobs, ascent.centring.means)
     except (ValueError, RuntimeError) as error:
         return f"all densities are finite, their gradients fail: {str(error).splitlines()[0]}"
-    values = ascent.layout.unflatten(ascent.flat)
-    for path, own in ascent.layout.unflatten(gradient).items():
+    values = ascent.layout.of_blocks(ascent.blocks)
+    for path, own in ascent.layout.of_blocks(gradient).items():
         if not bool(torch.isfinite(own).all()):
             return f"all densities are finite, the gradient of {path!r} is not; its values {spread(values[path])}"
     return "every density and gradient is finite where the batch is run eagerly: their sum overflows"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import Parameter, signature
 from typing import Any
 
@@ -15,7 +15,8 @@ from ppl_gen.errors import FitError
 from ppl_gen.infer.algorithms import OPTIMIZERS, SCHEDULES, SVI
 from ppl_gen.infer.enumeration import State
 
-Memory = dict[str, Tensor]
+Memory = dict[str, Any]  # of Adam: "mean" and "square", of each block, and the weights of either
+LARGE = 16_384  # numbers from which a parameter is a block of its own
 
 CHOICES = (
     f"take one of {', '.join(OPTIMIZERS)}, or a function from parameters to an optimiser that steps on gradients, "
@@ -29,12 +30,23 @@ KINDS = (
 
 
 class Layout:
-    """Where each parameter lies in one flat vector; a step then has one parameter, whatever the model."""
+    """Where each parameter lies in one flat vector, and in the few blocks of it that a step moves.
+
+    A large parameter is a block, small neighbours are one together: a step has few parameters, whatever the model,
+    and yet need not copy gradients of large ones into one vector.
+    """
 
     def __init__(self, parameters: State) -> None:
         self.paths = list(parameters)
         self.shapes = [parameters[path].shape for path in self.paths]
         self.sizes = [math.prod(shape) for shape in self.shapes]
+        self._members: list[list[str]] = []
+        large = True
+        for path, size in zip(self.paths, self.sizes, strict=True):
+            if large or size >= LARGE:
+                self._members.append([])
+            self._members[-1].append(path)
+            large = size >= LARGE
 
     def flatten(self, parameters: State) -> Tensor:
         """One vector, in the order of the paths."""
@@ -42,36 +54,60 @@ class Layout:
 
     def unflatten(self, flat: Tensor) -> State:
         """Views of the vector in the parameters' shapes."""
-        parts = flat.split(self.sizes)
-        return {p: part.reshape(s) for p, part, s in zip(self.paths, parts, self.shapes, strict=True)}
+        return self.of_blocks(self.blocks(flat))
+
+    def blocks(self, flat: Tensor) -> list[Tensor]:
+        """Views of the vector, one of each block."""
+        if len(self._members) == 1:
+            return [flat]
+        size = dict(zip(self.paths, self.sizes, strict=True))
+        return list(flat.split([sum(size[path] for path in members) for members in self._members]))
+
+    def of_blocks(self, blocks: Sequence[Tensor]) -> State:
+        """Views of the blocks in the parameters' shapes."""
+        found: State = {}
+        size, shape = (dict(zip(self.paths, of, strict=True)) for of in (self.sizes, self.shapes))
+        for members, block in zip(self._members, blocks, strict=True):
+            parts = block.split([size[path] for path in members])
+            found |= {path: part.reshape(shape[path]) for path, part in zip(members, parts, strict=True)}
+        return found
 
 
-def adam_memory(flat: Tensor) -> Memory:
+def joined(blocks: Sequence[Tensor]) -> Tensor:
+    """The vector that blocks are of."""
+    return torch.cat(list(blocks)) if len(blocks) > 1 else blocks[0]
+
+
+def adam_memory(blocks: Sequence[Tensor]) -> Memory:
     """Running means of the gradient and its square, and the weight that gradients have in each: 0 at the start."""
-    nothing = torch.zeros((), dtype=flat.dtype, device=flat.device)
+    nothing = torch.zeros((), dtype=blocks[0].dtype, device=blocks[0].device)
     return {
-        "mean": torch.zeros_like(flat),
-        "square": torch.zeros_like(flat),
+        "mean": [torch.zeros_like(block) for block in blocks],
+        "square": [torch.zeros_like(block) for block in blocks],
         "mean_weight": nothing,
         "square_weight": nothing.clone(),
     }
 
 
-def adam(flat: Tensor, gradient: Tensor, memory: Memory, rate: Tensor) -> tuple[Tensor, Memory]:
+def adam(
+    blocks: Sequence[Tensor], gradient: Sequence[Tensor], memory: Memory, rate: Tensor
+) -> tuple[list[Tensor], Memory]:
     """One step of Adam (Kingma & Ba 2015) with torch's defaults, as a pure function.
 
     The weights are 1 − 0.9ᵗ and 1 − 0.999ᵗ. They are carried from step to step, and divide the scalars, not the
     vectors: compiled code would take both powers again at every few numbers of a vector.
     """
-    mean = memory["mean"].lerp(gradient, 0.1)
-    square = memory["square"] * 0.999 + 0.001 * gradient * gradient
     mean_weight = memory["mean_weight"] + 0.1 * (1 - memory["mean_weight"])
     square_weight = memory["square_weight"] + 0.001 * (1 - memory["square_weight"])
-    scale = square.sqrt() * square_weight.rsqrt() + 1e-8
-    moved = flat - (rate / mean_weight) * mean / scale
+    moved, means, squares = [], [], []
+    for block, slope, mean, square in zip(blocks, gradient, memory["mean"], memory["square"], strict=True):
+        means.append(mean.lerp(slope, 0.1))
+        squares.append(square * 0.999 + 0.001 * slope * slope)
+        scale = squares[-1].sqrt() * square_weight.rsqrt() + 1e-8
+        moved.append(block - (rate / mean_weight) * means[-1] / scale)
     return moved, {
-        "mean": mean,
-        "square": square,
+        "mean": means,
+        "square": squares,
         "mean_weight": mean_weight,
         "square_weight": square_weight,
     }
@@ -139,9 +175,9 @@ class TorchOptimiser:
 
     """
 
-    def __init__(self, algorithm: SVI, layout: Layout, flat: Tensor) -> None:
+    def __init__(self, algorithm: SVI, layout: Layout, blocks: Sequence[Tensor]) -> None:
         self.layout = layout
-        self.leaves = {path: value.clone() for path, value in layout.unflatten(flat).items()}
+        self.leaves = {path: value.clone() for path, value in layout.of_blocks(blocks).items()}
         leaves, named = list(self.leaves.values()), algorithm.optimizer
         options: dict[str, float] = {"lr": algorithm.learning_rate}
         if algorithm.weight_decay:
@@ -150,9 +186,9 @@ class TorchOptimiser:
             OPTIMIZERS[named](leaves, **options) if isinstance(named, str) else _made(named, leaves)
         )
 
-    def __call__(self, gradient: Tensor, least: Tensor | None = None) -> Tensor:
-        """Move along the gradient of the loss, not below the least; the parameters afterwards, flat."""
-        for path, part in self.layout.unflatten(gradient).items():
+    def __call__(self, gradient: Sequence[Tensor], least: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Move along the gradient of the loss, not below the least; the parameters afterwards, in blocks."""
+        for path, part in self.layout.of_blocks(gradient).items():
             self.leaves[path].grad = part.clone()
         try:
             self.optimiser.step()
@@ -161,9 +197,9 @@ class TorchOptimiser:
                 f"SVI: {type(self.optimiser).__name__} fails on its step: {error}; {CHOICES}"
             ) from error
         if least is not None:
-            for path, part in self.layout.unflatten(least).items():
+            for path, part in self.layout.of_blocks(least).items():
                 self.leaves[path].clamp_(min=part)
-        return self.layout.flatten(self.leaves)
+        return self.layout.blocks(self.layout.flatten(self.leaves))
 
 
 def _made(function: Callable[..., Any], leaves: list[Tensor]) -> torch.optim.Optimizer:

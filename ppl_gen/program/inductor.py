@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def _compiled(module: GraphModule, flat: list[Tensor]) -> Callable[..., list[Ten
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     mode = FakeTensorMode(shape_env=ShapeEnv())
-    shapes = [mode.from_tensor(value, static_shapes=True) for value in flat]
+    shapes: list[Any] = [mode.from_tensor(value, static_shapes=True) for value in flat]
     with config.patch(force_autograd_cache=True), tracing(TracingContext(mode)):
         compiled: Callable[..., list[Tensor]] = inductor.compile(module, shapes, options=dict(OPTIONS))
     return compiled

@@ -49,12 +49,12 @@ def test_our_adam_is_that_of_torch():
     flat = torch.randn(20, generator=generator, dtype=torch.float64)
     leaf = flat.clone().requires_grad_()
     stock = torch.optim.Adam([leaf], lr=0.03)
-    memory, rate = adam_memory(flat), torch.tensor(0.03, dtype=torch.float64)
+    memory, rate = adam_memory([flat]), torch.tensor(0.03, dtype=torch.float64)
     for _ in range(50):
         gradient = torch.randn(20, generator=generator, dtype=torch.float64)
         leaf.grad = gradient.clone()
         stock.step()
-        flat, memory = adam(flat, gradient, memory, rate)
+        (flat,), memory = adam([flat], [gradient], memory, rate)
         torch.testing.assert_close(flat, leaf.detach(), rtol=1e-13, atol=1e-15)
 
 

@@ -168,7 +168,7 @@ def test_weights_count_as_repeated_rows_do():
         table = read_table({"x": data}, spec, weights=given)
         step = gradient_step(program, layout, SVI(), table.n_units)
         with pyro_scope():
-            gradient, bound = step(flat, buffers, data_of(program, table), {})
+            (gradient,), bound = step([flat], buffers, data_of(program, table), {})
         found.append((gradient.numpy(), float(bound) * table.total / table.n_units))
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-12, atol=1e-14)
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-12)
