@@ -127,6 +127,8 @@ class SVI:
         validation: the share of the rows held out, drawn by the seed; their ELBO is taken after every epoch, with
             the same draws each time, it is what `patience` watches, and the parameters of the best epoch are kept.
             Without it `patience` keeps those of the epoch at which the mean of the last `window` was highest.
+        autocast: matrix products and convolutions of the steps in bfloat16 (`torch.autocast`), everything else, the
+            parameters and what comes after the run in float32. Faster where the hardware has such products.
 
     Learned scales of observed real columns stay at or above 1e-4 of the column's spread (1e-10 of Student-t's): a
     density has no upper bound without a floor. `fit.run.floored` and a note name the columns that end there.
@@ -157,6 +159,7 @@ class SVI:
     patience: int | None = None
     window: int = 10
     validation: float = 0.0
+    autocast: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "particles"):
@@ -179,6 +182,8 @@ class SVI:
             raise FitError(
                 f"SVI: validation is a share of the rows, from 0 to below 1, not {self.validation!r}"
             )
+        if not isinstance(self.autocast, bool):
+            raise FitError(f"SVI: autocast must be True or False, not {self.autocast!r}")
         _choice("SVI", "lowering", self.lowering, LOWERINGS)
         if isinstance(self.optimizer, str):
             _choice("SVI", "optimizer", self.optimizer, tuple(OPTIMIZERS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from functools import reduce
 from operator import add
@@ -62,7 +63,7 @@ def gradient_step(
 
         def loss(blocks: Blocks) -> tuple[Tensor, Tensor]:
             state = centring.outside(layout.of_blocks(blocks), means or {}) | buffers
-            with pair.at(state) as halves:
+            with pair.at(state) as halves, half_precision(algorithm, blocks[0]):
                 climbed, bounds = objective.per_row(*halves, rows, knobs.get("beta"))
             if weights is not None:
                 climbed, bounds = climbed * weights, bounds * weights
@@ -80,6 +81,16 @@ def gradient_step(
         return gradient, bound
 
     return step
+
+
+def half_precision(algorithm: SVI, like: Tensor) -> AbstractContextManager[Any]:
+    """Matrix products and convolutions in bfloat16, where that is asked for."""
+    # A cache of narrowed weights would outlive the tensors of a recording.
+    return (
+        torch.autocast(like.device.type, torch.bfloat16, cache_enabled=False)
+        if algorithm.autocast
+        else nullcontext()
+    )
 
 
 def ascent_step(program: Program | Pair, layout: Layout, algorithm: SVI, n_units: int) -> Callable[..., Any]:
@@ -150,6 +161,9 @@ class Ascent:
         parameters = pair.parameters()
         if not parameters:
             raise FitError("the model has no free parameter: there is nothing to fit")
+        dtype = next(iter(parameters.values())).dtype
+        if algorithm.autocast and dtype is not torch.float32:
+            raise FitError(f"SVI: autocast is for float32, not {str(dtype).removeprefix('torch.')}")
         self.buffers = pair.buffers()
         self.layout = Layout(parameters)
         self.centring = pair.centring

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
@@ -120,7 +121,10 @@ class Half(nn.Module):
         self._fill(values)
         found = {}
         for key, slot in self.draws[name].slots.items():
-            found[key] = slot.constraint.working(self.layers[slot.layer](values))
+            predictor = self.layers[slot.layer](values)
+            if predictor.dtype is torch.bfloat16:  # under autocast: densities are taken in full
+                predictor = predictor.float()
+            found[key] = slot.constraint.working(predictor)
             least = getattr(self.floors, f"{name}:{key}", None)
             if least is not None:
                 found[key] = raised(found[key], least, slot.constraint.name)
