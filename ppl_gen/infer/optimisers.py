@@ -1,4 +1,4 @@
-"""Optimisers of one flat vector: Adam as a pure update inside the lowered step, torch's own beside it."""
+"""Optimisers of a few vectors: Adam as a pure update inside the lowered step, torch's own beside it."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class Layout:
 
     def __init__(self, parameters: State) -> None:
         self.paths = list(parameters)
-        self.shapes = [parameters[path].shape for path in self.paths]
-        self.sizes = [math.prod(shape) for shape in self.shapes]
+        self.shapes = {path: value.shape for path, value in parameters.items()}
         self._members: list[list[str]] = []
-        large = True
-        for path, size in zip(self.paths, self.sizes, strict=True):
-            if large or size >= LARGE:
+        after_large = True
+        for path in self.paths:
+            large = self._size(path) >= LARGE
+            if large or after_large:
                 self._members.append([])
             self._members[-1].append(path)
-            large = size >= LARGE
+            after_large = large
 
     def flatten(self, parameters: State) -> Tensor:
         """One vector, in the order of the paths."""
@@ -54,23 +54,27 @@ class Layout:
 
     def unflatten(self, flat: Tensor) -> State:
         """Views of the vector in the parameters' shapes."""
-        return self.of_blocks(self.blocks(flat))
+        return self._shaped(self.paths, flat)
 
     def blocks(self, flat: Tensor) -> list[Tensor]:
-        """Views of the vector, one of each block."""
+        """The vector in blocks, each in memory of its own: a product may be rounded by where its matrices lie."""
         if len(self._members) == 1:
             return [flat]
-        size = dict(zip(self.paths, self.sizes, strict=True))
-        return list(flat.split([sum(size[path] for path in members) for members in self._members]))
+        return [part.clone() for part in flat.split([sum(map(self._size, own)) for own in self._members])]
 
     def of_blocks(self, blocks: Sequence[Tensor]) -> State:
         """Views of the blocks in the parameters' shapes."""
         found: State = {}
-        size, shape = (dict(zip(self.paths, of, strict=True)) for of in (self.sizes, self.shapes))
         for members, block in zip(self._members, blocks, strict=True):
-            parts = block.split([size[path] for path in members])
-            found |= {path: part.reshape(shape[path]) for path, part in zip(members, parts, strict=True)}
+            found |= self._shaped(members, block)
         return found
+
+    def _size(self, path: str) -> int:
+        return math.prod(self.shapes[path])
+
+    def _shaped(self, paths: list[str], flat: Tensor) -> State:
+        parts = flat.split([self._size(path) for path in paths])
+        return {path: part.reshape(self.shapes[path]) for path, part in zip(paths, parts, strict=True)}
 
 
 def joined(blocks: Sequence[Tensor]) -> Tensor:

@@ -18,7 +18,7 @@ from ppl_gen.data.reading import read_table
 from ppl_gen.declare.nodes import Categorical, Normal
 from ppl_gen.declare.phrasebook import gaussian_mixture, vae
 from ppl_gen.declare.spec import Spec
-from ppl_gen.declare.terms import By, Free, Linear
+from ppl_gen.declare.terms import MLP, By, Free, Linear
 from ppl_gen.errors import DataError, FitError
 from ppl_gen.fitting import fit
 from ppl_gen.infer.algorithms import EM, OPTIMIZERS, SVI
@@ -175,6 +175,9 @@ CLASSES = Spec(
         "x": Normal(3, loc=Linear("z"), scale=By("c")),
     }
 )
+# With matrices large enough to be blocks of their own in a step, and products that round by where those lie.
+WIDE = Spec(model={"z": Normal(2, loc=0, scale=1), "x": Normal(loc=MLP("z", [131]), scale=Free())})
+MANY = np.random.default_rng(2).normal(size=(60, 131))
 SLOW = {"epochs": 5, "batch_size": 16, "lowering": "eager"}
 
 
@@ -186,8 +189,10 @@ SLOW = {"epochs": 5, "batch_size": 16, "lowering": "eager"}
         (CLASSES, {"x": X, "c": LABELS}, {}, SVI(**SLOW, validation=0.2, patience=2, window=2)),
         (SPEC, X, {}, SVI(**SLOW, objective="iwae", particles=3, clip_norm=0.1)),
         (SPEC, X, {}, SVI(**SLOW, kl="analytic", beta=2.0, warm_up=4, free_bits=0.1)),
+        (WIDE, MANY, {}, SVI(**SLOW | {"lowering": "traced"})),
+        (WIDE, MANY, {}, SVI(**SLOW | {"lowering": "traced"}, optimizer="rmsprop")),
     ],
-    ids=["weights", "holes", "labels", "iwae", "warm-up"],
+    ids=["weights", "holes", "labels", "iwae", "warm-up", "large", "large-torch"],
 )
 def test_whatever_the_rows_and_the_objective_resume_gives_the_fit_of_an_uncut_run(
     spec, data, options, algorithm, tmp_path
