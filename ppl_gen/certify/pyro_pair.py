@@ -10,7 +10,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from ppl_gen.certify.certificate import Certificate, Line
-from ppl_gen.infer.ascent import Rows
+from ppl_gen.infer.ascent_step import Rows
 from ppl_gen.infer.elbo import TraceableELBO
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.noise import TURN

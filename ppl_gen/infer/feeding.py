@@ -13,7 +13,7 @@ from ppl_gen.data.stream import Block, StreamedTable, ahead
 from ppl_gen.data.stream_parts import parted
 from ppl_gen.data.table import Table
 from ppl_gen.errors import DataError
-from ppl_gen.infer.ascent import WEIGHTS, Rows, picked
+from ppl_gen.infer.ascent_step import WEIGHTS, Rows, picked
 from ppl_gen.infer.held_out import no_rows, split
 from ppl_gen.program.program import Program
 

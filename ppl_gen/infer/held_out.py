@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_gen.errors import FitError
 from ppl_gen.infer.algorithms import SVI
-from ppl_gen.infer.ascent import WEIGHTS, Rows, picked
+from ppl_gen.infer.ascent_step import WEIGHTS, Rows, picked
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.objective import Objective
 from ppl_gen.infer.pair import Pair, as_pair

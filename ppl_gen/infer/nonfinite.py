@@ -10,7 +10,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_gen.infer.algorithms import SVI
-from ppl_gen.infer.ascent import WEIGHTS, Ascent, Rows, gradient_step
+from ppl_gen.infer.ascent import Ascent
+from ppl_gen.infer.ascent_step import WEIGHTS, Rows, gradient_step
 from ppl_gen.infer.elbo import Sites, TraceableELBO
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.pair import Pair, Which

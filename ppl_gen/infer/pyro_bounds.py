@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ppl_gen.infer.ascent import Rows
+from ppl_gen.infer.ascent_step import Rows
 from ppl_gen.infer.elbo import Half, TraceableELBO
 from ppl_gen.infer.enumeration import State
 from ppl_gen.infer.importance import blocks, weighted

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppl_gen.errors import FitError
 from ppl_gen.infer.algorithms import SVI
-from ppl_gen.infer.ascent import Rows
+from ppl_gen.infer.ascent_step import Rows
 from ppl_gen.infer.elbo import TraceableELBO
 from ppl_gen.infer.noise import TURN
 from ppl_gen.infer.pyro_leaves import find_leaves

@@ -15,7 +15,7 @@ from torch import Tensor
 from ppl_gen.data.raw import Raw, raw_entry
 from ppl_gen.data.weights import checked, from_frame, from_mapping
 from ppl_gen.errors import DataError
-from ppl_gen.infer.ascent import WEIGHTS, Rows
+from ppl_gen.infer.ascent_step import WEIGHTS, Rows
 
 ONLY = "x"  # what one array is called
 

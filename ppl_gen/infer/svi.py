@@ -11,7 +11,7 @@ from ppl_gen.data.stream import StreamedTable
 from ppl_gen.data.table import Table
 from ppl_gen.errors import FitError
 from ppl_gen.infer.algorithms import SVI, described
-from ppl_gen.infer.ascent import WEIGHTS, Rows
+from ppl_gen.infer.ascent_step import WEIGHTS, Rows
 from ppl_gen.infer.callbacks import Audience, Begun, Callback
 from ppl_gen.infer.checkpoints import Keeper, Snapshot
 from ppl_gen.infer.elbo import TraceableELBO

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ppl_gen.infer.algorithms import SVI
-from ppl_gen.infer.ascent import WEIGHTS, Ascent, picked
+from ppl_gen.infer.ascent import Ascent
+from ppl_gen.infer.ascent_step import WEIGHTS, picked
 from ppl_gen.infer.callbacks import Audience, Epoch
 from ppl_gen.infer.checkpoints import Keeper, Pace, Snapshot, packed
 from ppl_gen.infer.enumeration import State

@@ -28,7 +28,7 @@ from ppl_gen.declare.nodes import (
 )
 from ppl_gen.declare.priors import Beta, Dirichlet, HalfCauchy, HalfNormal, InverseGamma, InverseWishart
 from ppl_gen.declare.terms import By, Free, Linear
-from ppl_gen.infer.ascent import gradient_step
+from ppl_gen.infer.ascent_step import gradient_step
 from ppl_gen.infer.elbo import TraceableELBO
 from ppl_gen.infer.optimisers import Layout
 
@@ -275,7 +275,7 @@ def test_svi_climbs_the_bound_plus_its_share_of_the_log_prior():
     parameters, buffers = dict(program.named_parameters()), dict(program.named_buffers())
     layout = Layout({path: value.detach() for path, value in parameters.items()})
     flat = layout.flatten({path: value.detach() for path, value in parameters.items()})
-    gradient, bound = gradient_step(program, layout, SVI(), len(X))(flat, buffers, rows, {})
+    (gradient,), bound = gradient_step(program, layout, SVI(), len(X))([flat], buffers, rows, {})
     objective = TraceableELBO().per_row(program.model, program.guide, rows).sum()
     objective = objective + program.log_prior() * 5 / len(X)
     assert float(bound) == pytest.approx(float(objective.detach()), rel=1e-12)

@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 from ppl_gen import MLP, SVI, By, Categorical, Free, Linear, Normal, Poisson, Spec, compile_spec, fit, load
 from ppl_gen.data.reading import read_table
 from ppl_gen.errors import DataError
-from ppl_gen.infer.ascent import gradient_step
+from ppl_gen.infer.ascent_step import gradient_step
 from ppl_gen.infer.elbo import TraceableELBO
 from ppl_gen.infer.optimisers import Layout
 from ppl_gen.infer.svi import data_of

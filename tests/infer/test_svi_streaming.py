@@ -32,7 +32,8 @@ from ppl_gen import (
 from ppl_gen.data import stream
 from ppl_gen.data.reading import read_table
 from ppl_gen.data.stream import StreamedTable
-from ppl_gen.infer.ascent import WEIGHTS, Ascent
+from ppl_gen.infer.ascent import Ascent
+from ppl_gen.infer.ascent_step import WEIGHTS
 from ppl_gen.infer.feeding import Streamed
 from ppl_gen.program.program import compile_spec
 
