@@ -185,7 +185,7 @@ class Program(nn.Module):
             >>> from ppl_gen import Free, Normal, Spec
             >>> spec = Spec(model=dict(x=Normal(1, loc=Free(prior=Normal(loc=0, scale=2)), scale=1)))
             >>> compile_spec(spec, {"x": [[0.0], [1.0]]}).log_prior().detach()
-            tensor(-1.6121, dtype=torch.float64)
+            tensor(-1.6433, dtype=torch.float64)
 
         """
         total: Tensor = self.priors()

@@ -412,8 +412,12 @@ def test_a_second_ctrl_c_acts_at_once(monkeypatch):
         return stock(self, *args, **kwargs)
 
     monkeypatch.setattr(Restarts, "update", update)
-    with pytest.raises(KeyboardInterrupt):
-        run(gaussian_mixture(2), {"x": CLUSTERS})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(gaussian_mixture(2), {"x": CLUSTERS})
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_blocks_of_rows_do_not_change_the_result(monkeypatch):
