@@ -412,7 +412,8 @@ def test_a_second_ctrl_c_acts_at_once(monkeypatch):
         return stock(self, *args, **kwargs)
 
     monkeypatch.setattr(Restarts, "update", update)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
+    # A shell's job in the background ignores the signal, and so would Python.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             run(gaussian_mixture(2), {"x": CLUSTERS})
