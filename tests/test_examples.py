@@ -10,7 +10,8 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from sklearn.datasets import load_diabetes
+from sklearn.datasets import load_diabetes, load_wine
+from sklearn.decomposition import FactorAnalysis
 
 import ppl_gen
 import ppl_gen.diagnose
@@ -28,6 +29,9 @@ PAGES = [
     "missing_cells",
     "few_labels",
     "death_notices",
+    "factor_analysis",
+    "digits_convolutional",
+    "counts_with_exposure",
 ]
 
 
@@ -108,6 +112,40 @@ def test_diagnosis_reaches_arviz(said):
     assert "BIC of three clusters 441.6" in text  # 2 × 203.1792 + 8 log 82, mclust V,3
     assert re.search(r"z\[\d+, 3\] +0\.\d+ ", text)
     assert is_a_picture("out/galaxies.png")
+
+
+def test_factor_analysis_is_scikit_learns(said):
+    found = float(re.search(r"^factors +log-likelihood (\S+),", said("factor_analysis"), re.MULTILINE)[1])
+    wines = load_wine().data
+    wines = (wines - wines.mean(0)) / wines.std(0)
+    peer = FactorAnalysis(2, svd_method="lapack", tol=1e-12, max_iter=100_000).fit(wines)
+    assert found == pytest.approx(peer.score(wines) * len(wines), abs=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:columns 'x:UserWarning")  # pixels that nobody inks
+def test_convolutions_and_dense_layers_of_as_many_weights_are_compared(said):
+    text = said("digits_convolutional")
+    assert "FAILED" not in text
+    found = re.findall(r"^(\w+): (\d+) parameters .* (-?[\d.]+) nats, standard error", text, re.MULTILINE)
+    # Weights and biases layer by layer, and one noise.
+    assert int(found[0][1]) == (8 * 128 + 128) + (32 * 16 * 16 + 16) + (16 * 16 + 1) + 1
+    assert int(found[1][1]) == (8 * 128 + 128) + (128 * 64 + 64) + 1
+    ahead = float(re.search(r"^convolutional minus dense: (-?[\d.]+) nats", text, re.MULTILINE)[1])
+    assert ahead == pytest.approx(float(found[0][2]) - float(found[1][2]), abs=0.0151)  # each printed to 0.01
+    assert is_a_picture("out/digits_convolutional.png")
+
+
+def test_with_the_exposure_the_latents_know_nothing_of_depth(said):
+    text = said("counts_with_exposure")
+    assert "FAILED" not in text
+    shares = {
+        told: int(share)
+        for told, share in re.findall(r"^(\w+) exposure: .* explain (-?\d+)% of", text, re.MULTILINE)
+    }
+    # By chance alone two columns explain 1 % of what 200 rows of a third do, and 5 % in one case of a hundred.
+    assert shares["with"] < 10
+    assert shares["without"] > 30
+    assert is_a_picture("out/counts.png")
 
 
 def test_own_model_of_one_kind_is_least_squares(said):
