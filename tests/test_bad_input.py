@@ -364,6 +364,17 @@ WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         FitError,
         "SVI: beta=2.0 goes with objective='elbo' only",
     ),
+    "a lowering that is none": (
+        lambda: SVI(lowering="jit"),
+        FitError,
+        "SVI: lowering must be one of auto, eager, traced, compiled, captured, not 'jit'",
+    ),
+    "a CUDA graph on the CPU": (
+        lambda: fit(VAE, X, SVI(lowering="captured")),
+        FitError,
+        "SVI: lowering='captured' is for CUDA devices, and the model is on cpu; choose auto, eager, traced, "
+        "compiled",
+    ),
     "a negative beta": (lambda: SVI(beta=-1), FitError, "SVI: beta must be a number from 0, not -1"),
     "half an epoch of warm-up": (
         lambda: SVI(warm_up=1.5),  # type: ignore[arg-type]

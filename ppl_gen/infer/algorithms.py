@@ -103,7 +103,8 @@ class SVI:
         particles: draws of z a row, C of F9.4.
         optimizer: the name of one of torch's, or a function from an iterable of tensors to one, as
             `lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)`; `learning_rate` goes to a named one.
-        lowering: "eager", "traced" or "compiled"; "auto" compiles runs long enough to repay it.
+        lowering: "eager", "traced", "compiled", or on a CUDA device "captured": compiled, and launched as one CUDA
+            graph; "auto" compiles runs long enough to repay it.
         objective: "elbo", or "iwae": the importance-weighted bound of `particles` draws (E3).
         kl: "sampled" as the deck's F9.4, or "analytic": in closed form where Pyro has one for the pair of
             families; the same expectation, a smaller variance.
@@ -184,7 +185,7 @@ class SVI:
             )
         if not isinstance(self.autocast, bool):
             raise FitError(f"SVI: autocast must be True or False, not {self.autocast!r}")
-        _choice("SVI", "lowering", self.lowering, LOWERINGS)
+        _choice("SVI", "lowering", self.lowering, (*LOWERINGS, "captured"))
         if isinstance(self.optimizer, str):
             _choice("SVI", "optimizer", self.optimizer, tuple(OPTIMIZERS))
         elif not callable(self.optimizer):

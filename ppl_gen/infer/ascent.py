@@ -23,7 +23,7 @@ from ppl_gen.infer.optimisers import (
     joined,
 )
 from ppl_gen.infer.pair import Pair, as_pair
-from ppl_gen.program.lowering import How, Lowered
+from ppl_gen.program.lowering import LOWERINGS, How, Lowered
 from ppl_gen.program.program import Program
 
 PROBE_STEPS = 50  # traced steps timed before a compile is considered
@@ -58,6 +58,11 @@ class Ascent:
         dtype = next(iter(parameters.values())).dtype
         if algorithm.autocast and dtype is not torch.float32:
             raise FitError(f"SVI: autocast is for float32, not {str(dtype).removeprefix('torch.')}")
+        if algorithm.lowering == "captured" and pair.device.type != "cuda":
+            raise FitError(
+                f"SVI: lowering='captured' is for CUDA devices, and the model is on {pair.device}; choose "
+                f"{', '.join(LOWERINGS)}"
+            )
         self.buffers = pair.buffers()
         self.layout = Layout(parameters)
         self.centring = pair.centring
@@ -77,7 +82,7 @@ class Ascent:
         step: Callable[..., Any] = stepping(pair, self.layout, algorithm, self.n_units)
         how = cast(How, algorithm.lowering)
         self.step = Lowered(step, how)
-        self.ragged = Lowered(step, "traced") if how == "compiled" else self.step
+        self.ragged = Lowered(step, "traced") if how in ("compiled", "captured") else self.step
         self.taken, self.began, self.settled = 0, time.monotonic(), False
 
     def begin(self, history: Iterable[float]) -> None:

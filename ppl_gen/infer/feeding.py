@@ -76,7 +76,8 @@ class Kept:
 class Streamed:
     """Rows that are read again every epoch, the next ones by other threads while steps run.
 
-    Their order is that of `StreamedTable.blocks`: chunks in any order, the rows of many mixed.
+    To a CUDA device they are copied from pinned memory, so that no copy is waited for. Their order is that of
+    `StreamedTable.blocks`: chunks in any order, the rows of many mixed.
 
     Args:
         program: the compiled model.
@@ -105,10 +106,12 @@ class Streamed:
         """
         widths = (array[:1].nbytes for array in self.table.arrays.values())
         at_once = max(1, PIECE_BYTES // (size * sum(widths)))
-        index = torch.arange(size, device=self.program.device)
+        device = self.program.device
+        index = torch.arange(size, device=device)
         seen, begun = skip // at_once * at_once * size, skip % at_once * size
         with closing(ahead(self._pieces(at_once * size, seed, skip // at_once))) as pieces:
-            for piece in pieces:
+            for read in pieces:
+                piece = {name: column.to(device, non_blocking=True) for name, column in read.items()}
                 rows = len(next(iter(piece.values())))
                 for start in range(begun, rows, size):
                     part = {name: column[start : start + size] for name, column in piece.items()}
@@ -129,15 +132,27 @@ class Streamed:
     def _pieces(self, rows: int, seed: int, skip: int) -> Iterator[Rows]:
         for number, block in enumerate(self.table.blocks(rows, seed=seed)):
             if number >= skip:
-                yield self._tensors(block)
+                piece = self._tensors(block, torch.device("cpu"))
+                pinned = self.program.device.type == "cuda"
+                yield {name: column.pin_memory() for name, column in piece.items()} if pinned else piece
 
-    def _tensors(self, rows: Block | Table) -> Rows:
-        return tensors_of(self.program, rows, self.table.holes, self.unit)
+    def _tensors(self, rows: Block | Table, device: torch.device | None = None) -> Rows:
+        return tensors_of(self.program, rows, self.table.holes, self.unit, device)
 
 
-def tensors_of(program: Program, rows: Block | Table, holes: frozenset[str], unit: float) -> Rows:
-    """Rows as a run takes them: all columns, marks of the seen cells, and weights, times `unit`."""
-    data = program.tensors(rows.arrays, holes)
+def tensors_of(
+    program: Program,
+    rows: Block | Table,
+    holes: frozenset[str],
+    unit: float,
+    device: torch.device | None = None,
+) -> Rows:
+    """Rows as a run takes them: all columns, marks of the seen cells, and weights, times `unit`.
+
+    They are on the program's device, or another.
+    """
+    device = device or program.device
+    data = program.tensors(rows.arrays, holes, device)
     if rows.weights is not None:
-        data[WEIGHTS] = torch.tensor(rows.weights * unit, dtype=program.dtype).to(program.device)
+        data[WEIGHTS] = torch.tensor(rows.weights * unit, dtype=program.dtype).to(device)
     return data

@@ -69,7 +69,8 @@ class HeldOut:
                 bound = objective.per_row(*halves, rows)[1]
             return (bound if weights is None else bound * weights).sum()
 
-        how = "traced" if algorithm.lowering == "compiled" else algorithm.lowering  # one call an epoch
+        repays = algorithm.lowering not in ("compiled", "captured")  # with one call an epoch
+        how = algorithm.lowering if repays else "traced"
         self._bounds = Lowered(bounds, cast(How, how))
 
     def __call__(self, state: State) -> float:

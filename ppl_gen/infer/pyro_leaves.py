@@ -123,7 +123,7 @@ def _parted_from_their_beginnings() -> None:
 
 
 def _alike(trained: Mapping[str, Tensor]) -> None:
-    """Refuse parameters of several types or on several devices: a step has one flat vector of them."""
+    """Refuse parameters of several types or on several devices: a step joins them in blocks."""
     kinds: dict[str, str] = {}
     for name, leaf in trained.items():
         kinds.setdefault(f"{leaf.dtype} on {leaf.device}", name)

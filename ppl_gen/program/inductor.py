@@ -30,15 +30,12 @@ def compile_graph(recorded: Recorded, flat: list[Tensor]) -> Callable[..., list[
     devices = [t.device for t in flat if t.is_cuda][:1]
     try:
         with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter(
-                "ignore"
-            )  # inductor's own, which would end the compile where warnings are errors
+            # Inductor's own would end the compile where warnings are errors.
+            warnings.simplefilter("ignore")
             compiled = _compiled(GraphModule(recorded.held, recorded.graph), flat)
             if not writes(recorded.graph):
                 compiled(*flat)
-    except (
-        Exception
-    ) as error:  # a missing compiler, an unwritable cache: whatever it is, the graph still runs
+    except Exception as error:  # a missing compiler, an unwritable cache: the graph still runs
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         log.warning("inductor failed (%s); the traced step runs instead", reason)
         return recorded

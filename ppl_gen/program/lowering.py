@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.fx import Graph
 
 from ppl_gen.errors import FitError
+from ppl_gen.program.capture import Replayed
 from ppl_gen.program.folding import call_directly, fold, writes
 from ppl_gen.program.graphs import split
 from ppl_gen.program.inductor import compile_graph
@@ -31,8 +32,8 @@ from ppl_gen.program.recording import record
 
 log = logging.getLogger("ppl_gen")
 
-How = Literal["auto", "eager", "traced", "compiled"]
-LOWERINGS = ("auto", "eager", "traced", "compiled")
+How = Literal["auto", "eager", "traced", "compiled", "captured"]
+LOWERINGS = ("auto", "eager", "traced", "compiled")  # on any device
 
 
 @contextmanager
@@ -65,8 +66,9 @@ class Lowered:
     Args:
         step: a function of nested dicts, lists and tuples of tensors, returning the same; the same work for
             every call with the same shapes: no `.item()`, no branch on a value.
-        how: "eager" runs it as it is, "traced" its recorded graph, "compiled" that graph through inductor; "auto"
-            is "traced", and, with a log line that says why, "eager" for a step that cannot be recorded.
+        how: "eager" runs it as it is, "traced" its recorded graph, "compiled" that graph through inductor,
+            "captured" what is compiled as one CUDA graph; "auto" is "traced", and, with a log line that says why,
+            "eager" for a step that cannot be recorded.
         steady: positions of arguments that come back unchanged call after call, as the blocks of a data set do.
             What depends on them alone is computed once for each and kept, up to `CACHE_BYTES` in all; what
             depends on the others alone, once for a run of calls that share them, as an E-step's blocks do.
@@ -177,13 +179,16 @@ class Lowered:
             call_directly(between)
             interlude = between.written()
         run: Callable[..., list[Tensor]] = body
-        if self.how == "compiled":
+        if self.how in ("compiled", "captured"):
             known, derived = prologue(*[flat[i] for i in steady]), interlude(*[flat[i] for i in moving])
             run = compile_graph(body, [*known, *derived])
             self.executed = "traced" if run is body else "compiled"
         if run is body and pure:
             fold(body)
             run = PerThread(partial(_runnable, body))
+        if self.how == "captured" and pure:
+            run = Replayed(run, given_up=partial(setattr, self, "executed", self.executed))
+            self.executed = "captured"
         return _Lowering(prologue, interlude, run, steady, moving, forms[-1])
 
 

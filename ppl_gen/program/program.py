@@ -237,9 +237,12 @@ class Program(nn.Module):
         return self._any_number().device
 
     def tensors(
-        self, arrays: Mapping[str, NDArray[Any]], holes: Collection[str] | None = None
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        holes: Collection[str] | None = None,
+        device: torch.device | None = None,
     ) -> dict[str, Tensor]:
-        """A table's arrays as tensors of this program's dtype and device; categories as integers.
+        """A table's arrays as tensors of this program's dtype; categories as integers.
 
         Where cells are missing (NaN; −1 for a category) the others are marked: "x.seen" is 1 for a seen cell,
         of x's shape, and x is 0 elsewhere. A category that nothing depends on keeps its −1, which matches no
@@ -248,17 +251,19 @@ class Program(nn.Module):
         Args:
             arrays: name → rows.
             holes: the names that are to be marked; default those that have a missing cell.
+            device: default the program's.
 
         """
         found: dict[str, Tensor] = {}
+        device = device or self.device
         for name, array in arrays.items():
             marked = name in holes if holes is not None else has_holes(array)
             integer = array.dtype.kind in "iu"
             if marked and not (integer and name not in self.inner):
                 seen = array >= 0 if integer else ~np.isnan(array)
                 array = np.where(seen, array, 0)
-                found[seen_key(name)] = torch.from_numpy(seen).to(self.device, self.dtype)
-            found[name] = self._tensor(array).to(self.device)
+                found[seen_key(name)] = torch.from_numpy(seen).to(device, self.dtype)
+            found[name] = self._tensor(array).to(device)
         return found
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:

@@ -113,6 +113,18 @@ def test_an_epoch_meets_every_row_once_with_its_cells_its_weight_and_its_holes(
         np.testing.assert_array_equal(numbers(list(feed.batches(64, 7, skip))), order[64 * skip :])
 
 
+def test_minibatches_come_to_the_device_of_the_model(rows: Rows) -> None:
+    table = streamed(rows)
+    elsewhere = Streamed(compile_spec(SPEC, table.schema).to(device="meta"), table)
+    batches = list(elsewhere.batches(64, seed=7))
+    here = list(feed_of(rows).batches(64, seed=7))
+    for (data, index), (own, at) in zip(batches, here, strict=True):
+        assert {column.device.type for column in (*data.values(), index)} == {"meta"}
+        assert {name: column[index].shape for name, column in data.items()} == {
+            name: column[at].shape for name, column in own.items()
+        }
+
+
 def test_held_out_rows_are_those_of_the_split_whatever_the_chunks_and_never_learned_from(rows: Rows) -> None:
     learned, held = feed_of(rows).parted(0.2, seed=3)
     kept = numbers(list(learned.batches(50, seed=0)))
