@@ -1,9 +1,13 @@
 """One training step of a VAE against Pyro's `SVI.step`, hand-written PyTorch with fused Adam, and NumPyro.
 
-    python benchmarks/svi_step.py [--problem small --rounds 5 --sides compiled traced pyro torch numpyro scan]
-                                  [--peer-python PATH]
+    python benchmarks/svi_step.py [--problem small --rounds 5 --peer-python PATH]
+                                  [--sides compiled together traced pyro torch numpyro scan]
 
-small: 64 pixels, MLP 64, 8 latents, normal pixels. large: 784 pixels, MLP 400, 20 latents, black-and-white pixels.
+together: the compiled step, eight of them in a call (`SVI(steps_per_execution=8)`). scan: NumPyro's step, a block
+of them in a call.
+
+tiny: 64 pixels, MLP 8, 2 latents, normal pixels. small: 64 pixels, MLP 64, 8 latents, normal pixels. large: 784
+pixels, MLP 400, 20 latents, black-and-white pixels.
 classes: 784 pixels, MLP 256, 8 latents and a class of 10 that is summed out exactly (Pyro: `TraceEnum_ELBO`).
 Batches of 128, float32, Adam at 1e-3; the same rows for every side, each picking its batch by a shuffled index.
 Every measurement is a process of its own: a warm-up, then the median over blocks of steps.
@@ -19,14 +23,16 @@ from typing import Any
 import numpy as np
 from timing import compare, parser, ratios, threads
 
-SIDES = ("compiled", "traced", "pyro", "torch", "numpyro", "scan")
+SIDES = ("compiled", "traced", "pyro", "torch", "numpyro", "together", "scan")
 BATCH = 128
 PROBLEMS = {  # pixels, hidden units, latents, classes, whether pixels are black or white, steps of a block
+    "tiny": (64, 8, 2, 0, False, 200),
     "small": (64, 64, 8, 0, False, 200),
     "large": (784, 400, 20, 0, True, 40),
     "classes": (784, 256, 8, 10, True, 30),
 }
 BLOCKS = 7
+TOGETHER = 8  # steps of a call
 
 
 def rows(pixels: int, binary: bool) -> Any:
@@ -54,7 +60,7 @@ def batches(n: int) -> Callable[[], Any]:
 
 
 def ours(problem: str, lowering: str) -> Callable[[], object]:
-    """A step of our loop: rows picked, loss, gradient, guard and Adam."""
+    """A step of our loop: rows picked, loss, gradient, guard and Adam; or several at a time."""
     import torch
 
     from ppl_gen import MLP, SVI, Bernoulli, By, Categorical, Linear, Normal, Spec, compile_spec
@@ -68,8 +74,16 @@ def ours(problem: str, lowering: str) -> Callable[[], object]:
     guide = {"h": MLP("x", [hidden]), "z": Normal(latents, loc=Linear("h"), scale=Linear("h"))}
     x = rows(pixels, binary)
     program = compile_spec(Spec(model=model, guide=guide), {"x": x}, seed=0)
-    ascent = Ascent(program, SVI(batch_size=BATCH, lowering=lowering), program.tensors({"x": x}), planned=0)
+    options: dict[str, Any] = {"lowering": lowering}
+    if lowering == "together":
+        options = {"lowering": "compiled", "steps_per_execution": TOGETHER}
+    ascent = Ascent(program, SVI(batch_size=BATCH, **options), program.tensors({"x": x}), planned=0)
     pick = batches(len(x))
+    if lowering == "together":
+        shares = [1.0] * TOGETHER
+        return lambda: ascent.advance_together(
+            torch.stack([torch.from_numpy(pick()) for _ in shares]), ascent.data, shares
+        )
     return lambda: ascent.advance(torch.from_numpy(pick()), full=True)
 
 
@@ -217,8 +231,8 @@ def numpyro_step(problem: str, scanned: bool) -> Callable[[], object]:
 
 
 def made(side: str, problem: str) -> Callable[[], object]:
-    """A side's step; of `scan` a whole block of steps."""
-    if side in ("compiled", "traced"):
+    """A side's step; of `together` and `scan` a call of several."""
+    if side in ("compiled", "traced", "together"):
         return ours(problem, side)
     if side in ("numpyro", "scan"):
         return numpyro_step(problem, side == "scan")
@@ -239,7 +253,7 @@ def main() -> None:
         step = made(options.side, options.problem)
         step()
         started = time.perf_counter() - begun
-        calls = 1 if options.side == "scan" else steps
+        calls = steps // {"scan": steps, "together": TOGETHER}.get(options.side, 1)
         for _ in range(calls):
             step()
         taken = []

@@ -375,6 +375,28 @@ WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         "SVI: lowering='captured' is for CUDA devices, and the model is on cpu; choose auto, eager, traced, "
         "compiled",
     ),
+    "no step a call": (
+        lambda: SVI(steps_per_execution=0),
+        FitError,
+        "SVI: steps_per_execution must be a whole number from 1, not 0",
+    ),
+    "steps a call by name": (
+        lambda: SVI(steps_per_execution="auto"),  # type: ignore[arg-type]
+        FitError,
+        "SVI: steps_per_execution must be a whole number from 1, not 'auto'",
+    ),
+    "several steps a call by another optimiser": (
+        lambda: SVI(steps_per_execution=4, optimizer="sgd"),
+        FitError,
+        "SVI: steps_per_execution=4 goes with optimizer='adam', whose step is in the graph, and lowering='auto', "
+        "'compiled' or 'captured'",
+    ),
+    "several steps a call of a traced step": (
+        lambda: SVI(steps_per_execution=4, lowering="traced"),
+        FitError,
+        "SVI: steps_per_execution=4 goes with optimizer='adam', whose step is in the graph, and lowering='auto', "
+        "'compiled' or 'captured'",
+    ),
     "a negative beta": (lambda: SVI(beta=-1), FitError, "SVI: beta must be a number from 0, not -1"),
     "half an epoch of warm-up": (
         lambda: SVI(warm_up=1.5),  # type: ignore[arg-type]

@@ -128,6 +128,9 @@ class SVI:
         validation: the share of the rows held out, drawn by the seed; their ELBO is taken after every epoch, with
             the same draws each time, it is what `patience` watches, and the parameters of the best epoch are kept.
             Without it `patience` keeps those of the epoch at which the mean of the last `window` was highest.
+        steps_per_execution: steps taken by one call of what is compiled; for networks so small that a call costs as
+            much as its work. The graph of several takes longer to compile. Default: 4 to 8 where a run of such
+            steps is long enough to repay that, else 1.
         autocast: matrix products and convolutions of the steps in bfloat16 (`torch.autocast`), everything else, the
             parameters and what comes after the run in float32. Faster where the hardware has such products.
 
@@ -160,6 +163,7 @@ class SVI:
     patience: int | None = None
     window: int = 10
     validation: float = 0.0
+    steps_per_execution: int | None = None
     autocast: bool = False
 
     def __post_init__(self) -> None:
@@ -183,6 +187,8 @@ class SVI:
             raise FitError(
                 f"SVI: validation is a share of the rows, from 0 to below 1, not {self.validation!r}"
             )
+        if self.steps_per_execution is not None:
+            _whole("SVI", "steps_per_execution", self.steps_per_execution, 1)
         if not isinstance(self.autocast, bool):
             raise FitError(f"SVI: autocast must be True or False, not {self.autocast!r}")
         _choice("SVI", "lowering", self.lowering, (*LOWERINGS, "captured"))
@@ -190,6 +196,13 @@ class SVI:
             _choice("SVI", "optimizer", self.optimizer, tuple(OPTIMIZERS))
         elif not callable(self.optimizer):
             raise FitError(f"SVI: optimizer must be a name or a function, not {self.optimizer!r}")
+        if (self.steps_per_execution or 1) > 1 and (
+            self.optimizer != "adam" or self.lowering in ("eager", "traced")
+        ):
+            raise FitError(
+                f"SVI: steps_per_execution={self.steps_per_execution} goes with optimizer='adam', whose step is in "
+                "the graph, and lowering='auto', 'compiled' or 'captured'"
+            )
         if isinstance(self.schedule, str):
             _choice("SVI", "schedule", self.schedule, tuple(SCHEDULES))
         elif self.schedule is not None and not callable(self.schedule):

@@ -112,6 +112,28 @@ def ascent_step(program: Program | Pair, layout: Layout, algorithm: SVI, n_units
     return step
 
 
+def steps_together(step: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """That many of `ascent_step` in one call: index (count, B), β (count,) where there is one; bounds (count,)."""
+
+    def together(
+        blocks: Blocks,
+        memory: Memory,
+        knobs: Knobs,
+        buffers: State,
+        data: Rows,
+        index: Tensor,
+        means: Means | None = None,
+    ) -> tuple[Blocks, Memory, Tensor]:
+        bounds = []
+        for place in range(count):
+            own = knobs | {"beta": knobs["beta"][place]} if "beta" in knobs else knobs
+            blocks, memory, bound = step(blocks, memory, own, buffers, data, index[place], means)
+            bounds.append(bound)
+        return blocks, memory, torch.stack(bounds)
+
+    return together
+
+
 def all_finite(blocks: Blocks) -> Tensor:
     """Whether the sum over all blocks is finite."""
     return torch.isfinite(reduce(add, (block.sum() for block in blocks)))

@@ -22,6 +22,17 @@ PIECE_BYTES = 4 * 2**20  # of rows turned into tensors at a time
 Minibatch = tuple[Rows, Tensor]  # rows, and which of them
 
 
+def side_by_side(minibatches: list[Minibatch]) -> Minibatch:
+    """Minibatches of one size as one: their rows, and which of them, (minibatches, size)."""
+    data = minibatches[0][0]
+    if all(own is data for own, _ in minibatches):
+        return data, torch.stack([index for _, index in minibatches])
+    parts = [picked(*minibatch) for minibatch in minibatches]
+    rows = {name: torch.cat([part[name] for part in parts]) for name in data}
+    index = minibatches[0][1]
+    return rows, torch.arange(len(parts) * len(index), device=index.device).view(len(parts), -1)
+
+
 class Feed(Protocol):
     """Rows, a minibatch at a time."""
 

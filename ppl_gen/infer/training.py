@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from ppl_gen.infer.ascent_step import WEIGHTS, picked
 from ppl_gen.infer.callbacks import Audience, Epoch
 from ppl_gen.infer.checkpoints import Keeper, Pace, Snapshot, packed
 from ppl_gen.infer.enumeration import State
-from ppl_gen.infer.feeding import Feed, Minibatch
+from ppl_gen.infer.feeding import Feed, Minibatch, side_by_side
 from ppl_gen.infer.held_out import HeldOut
 from ppl_gen.infer.noise import noise_state, set_noise_state
 from ppl_gen.infer.nonfinite import first_non_finite
@@ -73,7 +74,11 @@ class Training:
         self.size = min(algorithm.batch_size, self.n_units)
         self.batches = math.ceil(self.n_units / self.size)
         torch.manual_seed(seed)
-        lowered = algorithm if resumed is None else replace(algorithm, lowering=resumed["executed"])
+        lowered = algorithm
+        if resumed is not None:
+            lowered = replace(
+                algorithm, lowering=resumed["executed"], steps_per_execution=resumed["together"]
+            )
         planned = algorithm.epochs * self.batches
         self.ascent = Ascent(self.pair, lowered, self.feed.first(self.size), planned, self.n_units)
         # Every step's bound is looked at on the CPU; on other devices that would wait for each of them.
@@ -149,7 +154,7 @@ class Training:
             final,
             tuple(self.history),
             status,
-            lowering=self.ascent.step.executed,
+            lowering=self.ascent.executed,
             notes=tuple(notes),
             algorithm="SVI",
             floored=floored,
@@ -165,21 +170,40 @@ class Training:
         """The epoch's rows in a shuffled order, drawn outside the steps' noise stream."""
         return closing(self.feed.batches(self.size, self.seed + len(self.history), skip))
 
+    def _next(self, minibatches: Iterator[Minibatch], batch: int) -> list[Minibatch]:
+        """The minibatches of one call.
+
+        As many as batch `batch` of an epoch has whenever it is reached, so that a resumed run calls alike.
+        """
+        together = self.ascent.together
+        many = batch % together == 0 and batch + together <= self.n_units // self.size
+        return list(islice(minibatches, together if many else 1))
+
+    def _call(self, minibatches: list[Minibatch], batch: int) -> list[Tensor]:
+        """Steps on these minibatches, `batch` being the first one's place; their bounds."""
+        if len(minibatches) == 1:
+            return [self._step(minibatches[0], batch)]
+        data, index = side_by_side(minibatches)
+        shares = [self._share_of_beta(batch + place) for place in range(len(minibatches))]
+        return list(self.ascent.advance_together(index, data, shares).unbind())
+
     def _step(self, minibatch: Minibatch, batch: int) -> Tensor:
         data, index = minibatch
-        if warm_up := self.algorithm.warm_up * self.batches:
-            self.ascent.warm_to(min(1.0, (len(self.history) * self.batches + batch + 1) / warm_up))
+        self.ascent.warm_to(self._share_of_beta(batch))
         return self.ascent.advance(index, full=len(index) == self.size, data=data)
+
+    def _share_of_beta(self, batch: int) -> float:
+        steps = self.algorithm.warm_up * self.batches
+        return min(1.0, (len(self.history) * self.batches + batch + 1) / steps) if steps else 1.0
 
     def _steps(self, keeper: Keeper | None, pace: Pace | None) -> bool:
         """What is left of the epoch; False as soon as a step that moved nothing is seen."""
         begun = len(self.bounds)
         with self._minibatches(begun) as minibatches:
-            for batch in range(begun, self.batches):
-                if self.interrupt:
-                    break
-                self.bounds.append(self._step(next(minibatches), batch))
-                if (batch + 1) % self.look == 0 and not self._sound():
+            while len(self.bounds) < self.batches and not self.interrupt:
+                batch = len(self.bounds)
+                self.bounds += self._call(self._next(minibatches, batch), batch)
+                if len(self.bounds) - self.looked >= self.look and not self._sound():
                     return False
                 if pace is not None and self._due(pace):
                     if not self._sound():
@@ -216,16 +240,9 @@ class Training:
 
     def _fail(self) -> None:
         """Say what was not finite, go back to before it, and slow down or end there."""
-        recovers, planned = self.algorithm.on_nan == "recover", len(self.bounds)
-        self._return_to(self.good)
-        with self._minibatches(0) as minibatches:
-            for failed in range(planned):  # the same steps again, up to the one that moves nothing
-                before, minibatch = noise_state(self.device), next(minibatches)
-                if not math.isfinite(float(self._step(minibatch, failed))):
-                    break
-        set_noise_state(before, self.device)
-        rows = picked(*minibatch)
-        where = first_non_finite(self.ascent, self.pair, rows, self.algorithm)
+        recovers = self.algorithm.on_nan == "recover"
+        failed, minibatch = self._failing()
+        where = first_non_finite(self.ascent, self.pair, picked(*minibatch), self.algorithm)
         note = f"epoch {len(self.history) + 1}, batch {failed + 1} of {self.batches}: {where}"
         moved = failed or len(self.history) > self.safe["epochs"]
         if recovers and moved and self.ascent.slowed > LEAST_RATE:
@@ -240,6 +257,25 @@ class Training:
         told = any("of the learning rate" in own for own in self.notes)
         self.notes.append(LATER + note if told else note)
         self._return_to(back)
+
+    def _failing(self) -> tuple[int, Minibatch]:
+        """The epoch again, up to before the step that moves nothing: its place, and its rows."""
+        planned, batch = len(self.bounds), 0
+        self._return_to(self.good)
+        with self._minibatches(0) as minibatches:
+            while True:
+                here, called = self._here(), self._next(minibatches, batch)
+                bounds = self._call(called, batch)
+                if not bool(torch.stack(bounds).isfinite().all()) or batch + len(called) >= planned:
+                    break
+                batch += len(called)
+        self._return_to(here)
+        for place, minibatch in enumerate(called):  # one by one, where the call took several
+            before = noise_state(self.device)
+            if not math.isfinite(float(self._step(minibatch, batch + place))):
+                break
+        set_noise_state(before, self.device)
+        return batch + place, minibatch
 
     def _forget_epochs(self) -> Snapshot:
         """The epochs from the best one on are run again; where it began."""
@@ -283,7 +319,8 @@ class Training:
             "best": self.best,
             "watch": None if self.watch is None else self.watch.memory(),
             "slowed": self.ascent.slowed,
-            "executed": self.ascent.step.executed,
+            "executed": self.ascent.executed,
+            "together": self.ascent.together,
             "threads": torch.get_num_threads(),
             "status": None if self.status in (None, Status.INTERRUPTED) else self.status.name,
             "history": list(self.history),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,10 +30,9 @@ def compile_graph(recorded: Recorded, flat: list[Tensor]) -> Callable[..., list[
     """
     devices = [t.device for t in flat if t.is_cuda][:1]
     try:
-        with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.no_grad():
-            # Inductor's own would end the compile where warnings are errors.
-            warnings.simplefilter("ignore")
-            compiled = _compiled(GraphModule(recorded.held, recorded.graph), flat)
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), _quietly():
+            own = recorded.copy()  # a module's graph is the module's, also where it is of no use in the end
+            compiled = _compiled(GraphModule(own.held, own.graph), flat)
             if not writes(recorded.graph):
                 compiled(*flat)
     except Exception as error:  # a missing compiler, an unwritable cache: the graph still runs
@@ -40,6 +40,20 @@ def compile_graph(recorded: Recorded, flat: list[Tensor]) -> Callable[..., list[
         log.warning("inductor failed (%s); the traced step runs instead", reason)
         return recorded
     return compiled
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without inductor's own warnings, and its log of what C++ has to call by way of Python."""
+    told = logging.getLogger("torch._inductor.ir")
+    level = told.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # these would end the compile where warnings are errors
+        told.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            told.setLevel(level)
 
 
 def _compiled(module: GraphModule, flat: list[Tensor]) -> Callable[..., list[Tensor]]:
@@ -57,5 +71,7 @@ def _compiled(module: GraphModule, flat: list[Tensor]) -> Callable[..., list[Ten
     mode = FakeTensorMode(shape_env=ShapeEnv())
     shapes: list[Any] = [mode.from_tensor(value, static_shapes=True) for value in flat]
     with config.patch(force_autograd_cache=True), tracing(TracingContext(mode)):
-        compiled: Callable[..., list[Tensor]] = inductor.compile(module, shapes, options=dict(OPTIONS))
+        # Kernels are called from C++, and not from Python, which costs two microseconds for each of them.
+        options = OPTIONS | {"cpp_wrapper": all(value.device.type == "cpu" for value in flat)}
+        compiled: Callable[..., list[Tensor]] = inductor.compile(module, shapes, options=options)
     return compiled

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import pyro
 import torch
 from torch import Tensor
-from torch.fx import Graph
 
 from ppl_gen.errors import FitError
 from ppl_gen.program.capture import Replayed
@@ -201,9 +200,7 @@ def _refusal(error: BaseException | None) -> FitError | None:
 
 def _runnable(body: Recorded) -> Callable[..., list[Tensor]]:
     """A copy of a graph with memory of its own."""
-    graph = Graph()
-    graph.output(graph.graph_copy(body.graph, {}))
-    own = Recorded(graph, body.held)
+    own = body.copy()
     reuse_memory(own)
     call_directly(own)
     return own.written()

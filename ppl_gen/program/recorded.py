@@ -44,3 +44,9 @@ class Recorded:
         exec(compile(code.src, "<recorded step>", "exec"), names)  # noqa: S102  (as GraphModule does)
         run: Run = partial(names["forward"], SimpleNamespace(**self.held))
         return run
+
+    def copy(self) -> Recorded:
+        """The same operations as nodes of their own, to be changed, or owned by a module, apart from these."""
+        graph = Graph()
+        graph.output(graph.graph_copy(self.graph, {}))
+        return Recorded(graph, self.held)
