@@ -51,15 +51,26 @@ class TraceableELBO(Trace_ELBO):
 
     def per_row(self, model: Half, guide: Half, *args: Any, **kwargs: Any) -> Tensor:
         """LB_d of each row, the mean over particles: (N,)."""
-        log_p, log_q, weights, axes = self._terms(model, guide, args, kwargs)
-        bound = log_p - log_q
-        if axes:
-            bound = (weights.exp() * bound).sum(axes, keepdim=True)
-        return bound.reshape(self.num_particles, -1).mean(0)
+        return self._bounds(*self._terms(model, guide, args, kwargs)).mean(0)
 
     def log_weights(self, model: Half, guide: Half, *args: Any, **kwargs: Any) -> Tensor:
         """Log p(x_d, z_s) − log q(z_s | x_d) of each draw, discrete latents summed out: (S, N)."""
-        log_p, log_q, weights, axes = self._terms(model, guide, args, kwargs)
+        return self._ratios(*self._terms(model, guide, args, kwargs))
+
+    def per_row_and_log_weights(
+        self, model: Half, guide: Half, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """`per_row` and `log_weights` of the same draws: (N,), (S, N)."""
+        terms = self._terms(model, guide, args, kwargs)
+        return self._bounds(*terms).mean(0), self._ratios(*terms)
+
+    def _bounds(self, log_p: Tensor, log_q: Tensor, weights: Tensor, axes: tuple[int, ...]) -> Tensor:
+        bound = log_p - log_q
+        if axes:
+            bound = (weights.exp() * bound).sum(axes, keepdim=True)
+        return bound.reshape(self.num_particles, -1)
+
+    def _ratios(self, log_p: Tensor, log_q: Tensor, weights: Tensor, axes: tuple[int, ...]) -> Tensor:
         ratio = log_p - (log_q - weights)
         if axes:
             ratio = ratio.logsumexp(axes, keepdim=True)

@@ -111,20 +111,30 @@ def importance_log_likelihood(
     A lower bound on log p(x_d) in the mean (E3), tighter with every draw. Reference: Burda, Grosse &
     Salakhutdinov (2016).
     """
+    _, value, error = bounds_and_log_likelihoods(program, state, rows, draws=draws, seed=seed)
+    return value, error
+
+
+def bounds_and_log_likelihoods(
+    program: Program, state: State, rows: Mapping[str, Tensor], *, draws: int, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """LB_d of each row, the mean over draws; and, of the same draws, `importance_log_likelihood`: (N,) each."""
     n = len(next(iter(rows.values())))
     pair = functional_pair(program, state)
     devices = [t.device for t in state.values() if t.is_cuda][:1]
-    values, errors = [], []
+    found = []
     with pyro_scope(), torch.no_grad(), torch.random.fork_rng(devices=devices):
         size = cells_of_a_draw(program, state, rows)
         torch.manual_seed(seed)
         for start, stop, parts in blocks(n, draws, size):
             block = {name: value[start:stop] for name, value in rows.items()}
-            log_w = torch.cat([TraceableELBO(part).log_weights(*pair, block) for part in parts])
-            found = weighted(log_w)
-            values.append(found.log_mean.to(log_w))
-            errors.append(found.error.to(log_w))
-    return torch.cat(values), torch.cat(errors)
+            drawn = [TraceableELBO(part).per_row_and_log_weights(*pair, block) for part in parts]
+            bound = sum(own * part for (own, _), part in zip(drawn, parts, strict=True)) / draws
+            log_w = torch.cat([own for _, own in drawn])
+            told = weighted(log_w)
+            found.append((bound, told.log_mean.to(log_w), told.error.to(log_w)))
+    bounds, values, errors = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return bounds, values, errors
 
 
 def blocks(n: int, draws: int, cells: int, at_once: int = CELLS) -> Iterator[tuple[int, int, list[int]]]:

@@ -12,9 +12,8 @@ import torch
 from ppl_gen.data.stream import StreamedTable, blocks_of, held
 from ppl_gen.data.table import Table
 from ppl_gen.infer import linear_gaussian, linear_gaussian_posterior
-from ppl_gen.infer.elbo import TraceableELBO, functional_pair
 from ppl_gen.infer.enumeration import State, log_marginal
-from ppl_gen.infer.importance import CELLS, importance_log_likelihood
+from ppl_gen.infer.importance import bounds_and_log_likelihoods
 from ppl_gen.program.lowering import pyro_scope
 from ppl_gen.program.program import Program
 
@@ -30,7 +29,8 @@ class Summed(NamedTuple):
 
     Args:
         elbo: the bound.
-        log_likelihood: at least the bound, but for the noise of estimates.
+        log_likelihood: at least the bound; both are of the same draws. But for the noise of the bound, where the
+            log-likelihood is exact.
         notes: what could not be computed, and why, each a sentence.
 
     """
@@ -65,7 +65,8 @@ def bound_and_likelihood(program: Program, state: State, table: Table, seed: int
     if few.n_units > ESTIMATED_ROWS:
         picked = torch.randperm(few.n_units, generator=torch.Generator().manual_seed(seed))[:ESTIMATED_ROWS]
         tensors = {name: value[picked.to(value.device)] for name, value in tensors.items()}
-    bounds = _bounds(program, state, tensors, seed)
+    found = bounds_and_log_likelihoods(program, state, tensors, draws=DRAWS, seed=seed)
+    bounds, values = (own.double().cpu() for own in found[:2])
     weights = torch.ones(few.n_units) if few.weights is None else torch.from_numpy(few.weights)
     counts = weights.double() if picked is None else weights.double()[picked]
     share = 1.0 if picked is None else table.n_units / ESTIMATED_ROWS
@@ -76,8 +77,7 @@ def bound_and_likelihood(program: Program, state: State, table: Table, seed: int
         notes.append(_no_number("the ELBO", bounds))
     if exact is not None:
         return Summed(bound, exact, tuple(notes))
-    values, _ = importance_log_likelihood(program, state, tensors, draws=DRAWS, seed=seed)
-    estimate = share * float(values.double().cpu() @ counts)
+    estimate = share * float(values @ counts)
     if math.isnan(estimate):
         notes.append(_no_number("the log-likelihood", values))
     return Summed(bound, estimate, tuple(notes))
@@ -98,18 +98,3 @@ def _over_all(program: Program, table: Table, densities: Callable[[Rows], torch.
         found = densities(program.tensors(block.arrays, table.holes)).double().cpu().numpy()
         total += float(found.sum() if block.weights is None else found @ block.weights)
     return total
-
-
-def _bounds(program: Program, state: State, tensors: dict[str, torch.Tensor], seed: int) -> torch.Tensor:
-    """LB_d of each row, the mean over draws: (N,), on the CPU."""
-    widest = max(draw.sizes.width for draw in program.generative.draws.values())
-    found, chunk = [], max(1, CELLS // (DRAWS * widest))
-    n = len(next(iter(tensors.values())))
-    devices = [program.device] if program.device.type == "cuda" else []
-    with pyro_scope(), torch.no_grad(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        for start in range(0, n, chunk):
-            rows = {name: value[start : start + chunk] for name, value in tensors.items()}
-            bounds = TraceableELBO(DRAWS).per_row(*functional_pair(program, state), rows)
-            found.append(bounds.double().cpu())
-    return torch.cat(found)
