@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -338,15 +340,15 @@ def test_ctrl_c_keeps_what_was_reached_and_ends_with_code_130(tmp_path: Path) ->
     told, _ = process.communicate(timeout=120)
     assert process.returncode == 130, told
     assert "saved in" in told
-    assert "Traceback" not in told + seen
+    assert "Traceback" not in told + b"".join(seen).decode(errors="replace")
     fit: Fit = load(tmp_path / "fit")
     assert fit.status is Status.INTERRUPTED
     assert len(fit.history) > 0
     assert np.isfinite(fit.score(FAITHFUL))
 
 
-def on_a_terminal(*words: object) -> tuple[subprocess.Popen[str], str]:
-    """The command with a terminal on stderr, once its progress bar shows the ELBO of an epoch."""
+def on_a_terminal(*words: object) -> tuple[subprocess.Popen[str], list[bytes]]:
+    """The command, once its progress bar shows the ELBO of an epoch; and what its terminal on stderr is shown."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "ppl_gen", *map(str, words)],
@@ -357,15 +359,24 @@ def on_a_terminal(*words: object) -> tuple[subprocess.Popen[str], str]:
         env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
     )
     os.close(theirs)
-    seen = b""
-    while b"ELBO -" not in seen:
-        try:
-            part = os.read(ours, 4096)
-        except OSError:  # the command has ended
-            part = b""
-        assert part, f"no progress was shown: {seen.decode(errors='replace')}"
-        seen += part
-    return process, seen.decode(errors="replace")
+    seen: list[bytes] = []
+    begun = threading.Event()
+
+    def read() -> (
+        None
+    ):  # to the end: a terminal that nobody reads holds a few kB, and then whoever writes to it
+        with suppress(OSError):  # the command has ended
+            while part := os.read(ours, 4096):
+                seen.append(part)
+                if b"ELBO -" in b"".join(seen):
+                    begun.set()
+        begun.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    assert begun.wait(timeout=120)
+    shown = b"".join(seen)
+    assert b"ELBO -" in shown, f"no progress was shown: {shown.decode(errors='replace')}"
+    return process, seen
 
 
 GUIDED = """

@@ -106,7 +106,8 @@ def log_densities(program: Program, table: Table, *, draws: int, seed: int) -> t
     rows = program.tensors(table.arrays)
     if linear_gaussian.exact(program):
         with torch.no_grad():
-            known = linear_gaussian_posterior.log_densities(program, program.state_dict(), rows).numpy()
+            found = linear_gaussian_posterior.log_densities(program, program.state_dict(), rows)
+        known = found.cpu().numpy()
         return known, np.zeros_like(known)
     if program.continuous:
         value, error = importance_log_likelihood(program, program.state_dict(), rows, draws=draws, seed=seed)
@@ -134,7 +135,7 @@ def posterior_means(program: Program, table: Table, *, draws: int, seed: int) ->
     if linear_gaussian.exact(program):
         rows = program.tensors(table.arrays)
         with torch.no_grad():
-            return linear_gaussian_posterior.latent_means(program, program.state_dict(), rows).numpy()
+            return linear_gaussian_posterior.latent_means(program, program.state_dict(), rows).cpu().numpy()
     copies = 1 if len(program.continuous) == 1 else draws
     with seeded(program, seed):
         blocks = in_blocks(program, program.tensors(table.arrays), copies)
