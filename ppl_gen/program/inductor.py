@@ -39,7 +39,17 @@ def compile_graph(recorded: Recorded, flat: list[Tensor]) -> Callable[..., list[
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         log.warning("inductor failed (%s); the traced step runs instead", reason)
         return recorded
-    return compiled
+
+    def run(*tensors: Tensor) -> list[Tensor]:
+        try:
+            return compiled(*tensors)
+        except RuntimeError as error:  # C++ tells no kinds of errors apart
+            told = str(error).partition("\n")[0]
+            if told.startswith("linalg."):
+                raise torch.linalg.LinAlgError(told) from error  # type: ignore[attr-defined]
+            raise
+
+    return run
 
 
 @contextmanager

@@ -41,3 +41,12 @@ def test_a_graph_is_compiled_once_and_one_of_other_numbers_or_shapes_is_another(
         torch.testing.assert_close(result, step(value), rtol=1e-6, atol=0)
         if kept is not None:
             assert (found_again() > before) == kept
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_matrix_without_a_factor_is_the_same_error_as_in_eager_torch():
+    lowered = Lowered(lambda x: torch.linalg.cholesky(x).sum() + x.exp().sum(), "compiled")
+    lowered(torch.eye(3))
+    assert lowered.executed == "compiled"
+    with pytest.raises(torch.linalg.LinAlgError, match="not positive-definite"):
+        lowered(-torch.eye(3))
