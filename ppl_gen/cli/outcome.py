@@ -129,7 +129,7 @@ def _run(fit: Fit) -> str:
     """How far the run went. A fit that was loaded has only what its folder keeps."""
     run = fit.run
     if fit.algorithm.get("name") != "EM":
-        return f"{len(run.history)} epochs"
+        return f"{len(run.history)} epochs of {run.lowering} steps"
     said = [f"{max(len(run.history) - 1, 0)} rises of the log-likelihood"]
     if run.evaluations:
         said.append(f"{run.evaluations} evaluations of the EM map")

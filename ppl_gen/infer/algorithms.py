@@ -104,7 +104,9 @@ class SVI:
         optimizer: the name of one of torch's, or a function from an iterable of tensors to one, as
             `lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)`; `learning_rate` goes to a named one.
         lowering: "eager", "traced", "compiled", or on a CUDA device "captured": compiled, and launched as one CUDA
-            graph; "auto" compiles runs long enough to repay it.
+            graph; "auto" times the first steps, traced, and compiles the others where that repays itself; the log
+            (at INFO) and `fit.run.lowering` tell. Compiled sums round in another order, and the clock decides:
+            name one where every machine load is to give the same bits.
         objective: "elbo", or "iwae": the importance-weighted bound of `particles` draws (E3).
         kl: "sampled" as the deck's F9.4, or "analytic": in closed form where Pyro has one for the pair of
             families; the same expectation, a smaller variance.

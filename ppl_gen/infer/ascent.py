@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from statistics import median
 from typing import Any, cast
 
 import torch
@@ -35,8 +37,9 @@ from ppl_gen.infer.pair import Pair, as_pair
 from ppl_gen.program.lowering import LOWERINGS, How, Lowered
 from ppl_gen.program.program import Program
 
-PROBE_STEPS = 50  # traced steps timed before a compile is considered
-FEWEST_PROBED = 5  # where a checkpoint cannot wait for so many
+log = logging.getLogger("ppl_gen")
+
+PROBED = 12  # traced steps by whose median a compile is decided
 COMPILE_SECONDS = 20.0  # what a cold compile costs
 COMPILE_GAIN = 0.5  # the share of a traced step that compiling it saves, at least
 TOGETHER = range(4, 9)  # steps of one call
@@ -47,8 +50,8 @@ TOGETHER_GAIN = 5e-5  # seconds a step that this saves
 class Ascent:
     """The lowered step of one run, with the optimiser's state.
 
-    With `lowering="auto"` the traced step is timed, and compiled once that repays itself in what is left of
-    the run. A ragged last batch runs traced: compiling for one step an epoch never repays.
+    With `lowering="auto"` the first steps are traced and timed, and those after them compiled where that repays
+    itself in what is left of the run. A ragged last batch runs traced: one step an epoch never repays a compile.
 
     Attributes:
         together: full minibatches that one call of `advance_together` takes, 1 where that is not for this run. A
@@ -102,7 +105,8 @@ class Ascent:
         self.together = 1
         if how in ("compiled", "captured"):
             self._take_together(algorithm.steps_per_execution or 1)
-        self.taken, self.began, self.settled = 0, time.monotonic(), False
+        self.taken, self.ended = 0, math.nan
+        self.intervals: list[float] = []  # seconds from one step's end to the next
 
     def begin(self, history: Iterable[float]) -> None:
         """The optimiser and the schedule anew; the schedule is told of the epochs so far, by their ELBOs."""
@@ -142,7 +146,7 @@ class Ascent:
                     bound = bound.new_full((), math.nan)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             return self.blocks[0].new_full((), math.nan)
-        self._consider_compiling()
+        self._probe()
         return bound
 
     def advance_together(self, index: Tensor, data: Rows, shares: list[float]) -> Tensor:
@@ -200,31 +204,26 @@ class Ascent:
         """The learning rate as it counts now."""
         return self.schedule.rate * self.slowed
 
-    def settle(self) -> bool:
-        """Decide by the steps timed so far what executes the others; whether that is decided now.
-
-        A checkpoint holds the decision, so that what goes on from it computes the same bits.
-        """
-        if self.step.how == "auto" and not self.settled and self.taken >= FEWEST_PROBED + 2:
-            self.settled = True
-            took = (time.monotonic() - self.began) / (self.taken - 2)
-            left = self.planned - self.taken
-            if took * COMPILE_GAIN * left > COMPILE_SECONDS:
-                self.ragged, self.step = self.step, Lowered(self.step.step, "compiled")
-                repays = took < TINY_SECONDS and left * TOGETHER_GAIN > COMPILE_SECONDS
-                asked = self.algorithm.steps_per_execution
-                self._take_together(asked or (self._fitting() if repays else 1))
-        return self.settled or self.step.how != "auto"
-
     def _fitting(self) -> int:
         """Steps of a call that leave few of an epoch's to be taken one by one."""
         full = self.n_units // self.algorithm.batch_size
         return min(reversed(TOGETHER), key=lambda steps: full % steps)
 
     @property
+    def undecided(self) -> bool:
+        """Whether steps are still timed to decide what executes those after them."""
+        return self.step.how == "auto" and self.taken < PROBED
+
+    @property
     def executed(self) -> str:
         """What executes the steps."""
         return self._many.executed if self.together > 1 else self.step.executed
+
+    def lowered(self) -> dict[str, Any]:
+        """The options of SVI that execute the steps left as they are executed here, for a run that goes on."""
+        if self.undecided:
+            return {"lowering": "auto"}
+        return {"lowering": self.executed, "steps_per_execution": self.together}
 
     def point(self) -> dict[str, Any]:
         """Parameters and the optimiser's memory, for `return_to`; later steps leave it as it is."""
@@ -251,9 +250,31 @@ class Ascent:
         inside = self.layout.of_blocks(self.blocks)
         return self.centring.outside(inside, self.centring.means) | self.buffers
 
-    def _consider_compiling(self) -> None:
+    def _probe(self) -> None:
+        """Count a step; the first of a run that is to decide are timed."""
+        undecided = self.undecided
         self.taken += 1
-        if self.taken == 2:  # the first one traces
-            self.began = time.monotonic()
-        if self.taken == PROBE_STEPS + 2:
-            self.settle()
+        if not undecided:
+            return
+        now = time.monotonic()
+        if math.isfinite(self.ended):  # the first step of a process, which records, is none to go by
+            self.intervals.append(now - self.ended)
+        self.ended = now
+        if self.taken == PROBED:
+            self._decide(median(self.intervals or [0.0]), self.planned - self.taken)
+
+    def _decide(self, took: float, left: int) -> None:
+        """What executes the steps that are left, by the seconds that one has taken."""
+        if took * COMPILE_GAIN * left > COMPILE_SECONDS:
+            self.ragged, self.step = self.step, Lowered(self.step.step, "compiled")
+            repays = took < TINY_SECONDS and left * TOGETHER_GAIN > COMPILE_SECONDS
+            asked = self.algorithm.steps_per_execution
+            self._take_together(asked or (self._fitting() if repays else 1))
+        log.info(
+            "%s steps took %.2g ms each; the %d left run %s, %d a call",
+            self.ragged.executed,
+            1e3 * took,
+            left,
+            self.step.executed,
+            self.together,
+        )

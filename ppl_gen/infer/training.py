@@ -74,11 +74,7 @@ class Training:
         self.size = min(algorithm.batch_size, self.n_units)
         self.batches = math.ceil(self.n_units / self.size)
         torch.manual_seed(seed)
-        lowered = algorithm
-        if resumed is not None:
-            lowered = replace(
-                algorithm, lowering=resumed["executed"], steps_per_execution=resumed["together"]
-            )
+        lowered = algorithm if resumed is None else replace(algorithm, **resumed["lowered"])
         planned = algorithm.epochs * self.batches
         self.ascent = Ascent(self.pair, lowered, self.feed.first(self.size), planned, self.n_units)
         # Every step's bound is looked at on the CPU; on other devices that would wait for each of them.
@@ -296,7 +292,7 @@ class Training:
         self.bounds, self.looked = [], 0
 
     def _due(self, pace: Pace | None) -> bool:
-        return pace is not None and pace.due(len(self.history)) and self.ascent.settle()
+        return pace is not None and pace.due(len(self.history))
 
     def _keep(self, keeper: Keeper | None, pace: Pace | None) -> None:
         """Store a snapshot, if anyone does."""
@@ -319,8 +315,9 @@ class Training:
             "best": self.best,
             "watch": None if self.watch is None else self.watch.memory(),
             "slowed": self.ascent.slowed,
-            "executed": self.ascent.executed,
-            "together": self.ascent.together,
+            "lowered": self.ascent.lowered(),
+            "intervals": self.ascent.intervals,
+            "taken": self.ascent.taken,
             "threads": torch.get_num_threads(),
             "status": None if self.status in (None, Status.INTERRUPTED) else self.status.name,
             "history": list(self.history),
@@ -333,6 +330,7 @@ class Training:
         self.history, self.held_out, self.notes = kept["history"], kept["held_out"], kept["notes"]
         self.ascent.buffers = {path: v.to(self.device) for path, v in kept["buffers"].items()}
         self.ascent.slowed = kept["slowed"]
+        self.ascent.intervals, self.ascent.taken = kept["intervals"], kept["taken"]
         self._return_to(kept["here"])
         self.good = kept["good"] or self._here()
         self.safe = kept["safe"] or {"point": self.good, "epochs": len(self.history), "elbo": -math.inf}

@@ -25,7 +25,7 @@ from ppl_gen.infer.checkpoints import Checkpoints, Snapshot, packed, unpacked
 from ppl_gen.results.atomic import digest, flush, put_in_place, resolved, write
 from ppl_gen.results.claims import LOCK, Claim, claim
 
-FORMAT = 2
+FORMAT = 3
 TENSORS, RECORD, HISTORY = "state.safetensors", "state.json", "history.csv"
 NAME = re.compile(r"checkpoint-(\d{8})")
 ASIDE = re.compile(r"\.[0-9a-f]{8}(\.csv)?")  # what a crash may leave
