@@ -30,7 +30,7 @@ from ppl_gen.program.program import Program
 
 log = logging.getLogger("ppl_gen")
 
-LOOK = 64  # steps between two looks at the bounds, where a look waits for the device
+LOOK = 64  # steps between two looks at the bounds: each waits for the device
 LATER = "at last in "
 FEWER = 6  # standard deviations of a count: fewer held-out rows than that are no chance
 LEAST_RATE = 2.0**-10  # of the learning rate: what ten halvings leave
@@ -77,8 +77,7 @@ class Training:
         lowered = algorithm if resumed is None else replace(algorithm, **resumed["lowered"])
         planned = algorithm.epochs * self.batches
         self.ascent = Ascent(self.pair, lowered, self.feed.first(self.size), planned, self.n_units)
-        # Every step's bound is looked at on the CPU; on other devices that would wait for each of them.
-        self.look, self.looked = (1 if self.device.type == "cpu" else LOOK), 0
+        self.looked = 0
         if resumed is not None:
             self._restore(resumed)
         else:
@@ -199,7 +198,7 @@ class Training:
             while len(self.bounds) < self.batches and not self.interrupt:
                 batch = len(self.bounds)
                 self.bounds += self._call(self._next(minibatches, batch), batch)
-                if len(self.bounds) - self.looked >= self.look and not self._sound():
+                if len(self.bounds) - self.looked >= LOOK and not self._sound():
                     return False
                 if pace is not None and self._due(pace):
                     if not self._sound():
@@ -210,8 +209,6 @@ class Training:
     def _sound(self) -> bool:
         """Whether the bounds not yet looked at are finite."""
         recent, self.looked = self.bounds[self.looked :], len(self.bounds)
-        if len(recent) == 1:
-            return math.isfinite(float(recent[0]))
         return not recent or bool(torch.stack(recent).isfinite().all())
 
     def _end_epoch(self, audience: Audience) -> None:
